@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh Debian machine with python3 and pip: `make demo`, `make test`.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: demo test lint bench install need clean
+
+demo: $(STAMP)
+	$(BIN)/chunkq demo
+
+test: $(STAMP) need lint
+	$(PYTEST) -n 2 --dist loadgroup
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP) need
+	$(BIN)/python -m tests.bench
+
+install: $(STAMP)
+
+# RabbitMQ from Debian's packages, unless CHUNKQ_TEST_AMQP_URL names a broker.
+need:
+	.ci/need
+
+$(STAMP): pyproject.toml .ci/venv
+	.ci/venv $(VENV)
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,103 @@
+"""What was asked of an origin and has not come yet: one ledger, one timer.
+
+A chunk is *asked* until its reply lands, *landed* until it is verified and written (the window
+still counts it, so that a slow disk slows the asking), and then gone from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from chunkq.protocol.window import MAX_RTO_S, Sent, Window
+
+#: Each round of unanswered asks waits twice as long as the one before, up to this factor.
+MAX_BACKOFF: Final = 64
+
+
+@dataclass(slots=True)
+class _Ask:
+    token: int
+    sent: Sent
+
+
+class Asks:
+    """The asked chunks of one transfer, oldest first. A `token` stands for one request."""
+
+    def __init__(self, window: Window) -> None:
+        self._window = window
+        self._asked: dict[int, _Ask] = {}
+        self._landed: dict[int, _Ask] = {}
+        self._backoff = 1
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._asked or index in self._landed
+
+    def __len__(self) -> int:
+        return len(self._asked) + len(self._landed)
+
+    @property
+    def waiting(self) -> int:
+        """Chunks whose reply has not landed."""
+        return len(self._asked)
+
+    def add(self, index: int, token: int, now: float) -> None:
+        self._asked[index] = _Ask(token, self._window.sent(now))
+
+    def land(self, index: int) -> None:
+        """The reply is here: stop its timer."""
+        ask = self._asked.pop(index, None)
+        if ask is not None:
+            self._landed[index] = ask
+
+    def stored(self, index: int, token: int | None, now: float) -> None:
+        """Verified and written. Only the reply to the latest ask tells a round trip (Karn)."""
+        ask = self._landed.pop(index, None) or self._asked.pop(index, None)
+        if ask is None:
+            return
+        self._backoff = 1
+        if ask.token == token:
+            self._window.arrived(ask.sent, now)
+        else:
+            self._window.lost(1)
+
+    def give_up(self, index: int) -> None:
+        """This chunk will not come of what was asked."""
+        if self._asked.pop(index, None) or self._landed.pop(index, None):
+            self._window.lost(1)
+
+    def refused(self, token: int) -> list[int]:
+        """The request `token` will not be answered any more: its chunks, given up."""
+        indices = [index for index, ask in self._asked.items() if ask.token == token]
+        for index in indices:
+            self.give_up(index)
+        return indices
+
+    def clear(self) -> None:
+        self._window.lost(len(self))
+        self._asked.clear()
+        self._landed.clear()
+
+    def overdue(self, now: float) -> list[int]:
+        """Chunks whose timer ran out, given up; the next ones get twice the time."""
+        timeout = self.timeout_s
+        indices = []
+        for index, ask in self._asked.items():
+            if ask.sent.at_s + timeout > now:
+                break
+            indices.append(index)
+        for index in indices:
+            self.give_up(index)
+        if indices:
+            self._backoff = min(self._backoff * 2, MAX_BACKOFF)
+        return indices
+
+    @property
+    def timeout_s(self) -> float:
+        return min(self._window.rto_s * self._backoff, MAX_RTO_S)
+
+    @property
+    def next_deadline_s(self) -> float | None:
+        for ask in self._asked.values():
+            return ask.sent.at_s + self.timeout_s
+        return None

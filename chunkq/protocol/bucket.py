@@ -1,0 +1,29 @@
+"""A token bucket fed with time: so many a second, and so many saved up for a burst."""
+
+from __future__ import annotations
+
+
+class TokenBucket:
+    """Refills at `rate` tokens a second up to `burst`."""
+
+    __slots__ = ("_at_s", "_tokens", "burst", "rate")
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._tokens = burst
+        self._at_s: float | None = None
+
+    def take(self, now_s: float, tokens: float = 1.0) -> bool:
+        """Take tokens if they are there; time that runs backwards refills nothing."""
+        if self._at_s is not None:
+            self._tokens = min(self.burst, self._tokens + max(0.0, now_s - self._at_s) * self.rate)
+        self._at_s = now_s if self._at_s is None else max(now_s, self._at_s)
+        if self._tokens < tokens:
+            return False
+        self._tokens -= tokens
+        return True
+
+    def wait_s(self, tokens: float = 1.0) -> float:
+        """How long until so many are there, if nobody takes any."""
+        return max(0.0, (tokens - self._tokens) / self.rate)

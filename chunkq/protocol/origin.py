@@ -1,0 +1,146 @@
+"""The origin's gate: which packets are acted upon. Cheapest check first, nothing is said before
+the signature holds.
+
+    size, magic, kind, lengths -> for me -> from a pinned peer -> within its lifetime
+    -> not seen before (a read) -> unverified budget -> signature -> the peer's quota
+
+What follows is the driver's: the durable replay record, then `decode`, the grant, the act, the
+acknowledgement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from chunkq.errors import (
+    EpochLost,
+    Expired,
+    Malformed,
+    Misaddressed,
+    OverBudget,
+    Replayed,
+    UnknownSender,
+)
+from chunkq.protocol import cbor
+from chunkq.protocol.bucket import TokenBucket
+from chunkq.protocol.identity import SiteCard, SiteKeys
+from chunkq.protocol.limits import MAX_CLOCK_SKEW_MS, MAX_LIFETIME_MS
+from chunkq.protocol.messages import (
+    Chunks,
+    List,
+    Open,
+    Pages,
+    Receipt,
+    Refusal,
+    RefusalReason,
+    Request,
+)
+from chunkq.protocol.packet import RawRequest, RequestId, RequestKind, parse_request
+from chunkq.protocol.seal import open_request, verify_request
+
+#: Signatures checked a second for packets whose sender is claimed but not proved, all together:
+#: a tenth of a core (an Ed25519 verification takes about 60 us).
+UNVERIFIED_PER_S: Final = 2000
+UNVERIFIED_BURST: Final = 4000
+#: Quotas are kept for peers only, so their number is bounded by the registry.
+BURST_S: Final = 2.0
+
+BODIES: Final[dict[RequestKind, type[Request]]] = {
+    RequestKind.OPEN: Open,
+    RequestKind.PAGES: Pages,
+    RequestKind.CHUNKS: Chunks,
+    RequestKind.LIST: List,
+    RequestKind.RECEIPT: Receipt,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A request whose signature holds. `refusal`: answer with that instead of acting."""
+
+    raw: RawRequest
+    sender: SiteCard
+    refusal: Refusal | None
+    #: False where the replay record was lost: it must not be acted upon, only be refused.
+    recordable: bool = True
+
+
+class Gate:
+    """The checks of one worker. `seen(site_id, request_id)` reads the replay record.
+
+    `seen` raises `EpochLost` where the record of that epoch is gone.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: SiteKeys,
+        peer: Callable[[bytes], SiteCard | None],
+        seen: Callable[[bytes, RequestId], bool],
+        requests_per_s: float,
+    ) -> None:
+        self._keys = keys
+        self._peer = peer
+        self._seen = seen
+        self._rate = requests_per_s
+        self._unverified = TokenBucket(UNVERIFIED_PER_S, UNVERIFIED_BURST)
+        self._quotas: dict[bytes, TokenBucket] = {}
+
+    def admit(self, packet: bytes, now_s: float, wall_ms: int) -> Admitted:
+        """Judge one packet. Raises a `PacketError`: drop it, say nothing, count its code."""
+        raw = parse_request(packet)
+        header = raw.header
+        if header.recipient != self._keys.site_id:
+            raise Misaddressed("sealed for another recipient")
+        sender = self._peer(header.sender)
+        if sender is None:
+            raise UnknownSender("the sender is not a pinned peer")
+        refusal = _check_lifetime(header.issued_ms, header.expires_ms, wall_ms)
+        lost: EpochLost | None = None
+        try:
+            if self._seen(header.sender, header.request_id):
+                raise Replayed("seen before")
+        except EpochLost as error:
+            lost = error
+        if not self._unverified.take(now_s):
+            raise OverBudget("more unverified packets than this worker looks at")
+        verify_request(raw, sender)
+        if lost is not None:
+            refusal = Refusal(
+                reason=RefusalReason.EXPIRED, detail=lost.message, epoch_floor=lost.epoch_floor
+            )
+        return Admitted(raw, sender, refusal or self._over_quota(sender, now_s), lost is None)
+
+    def decode(self, admitted: Admitted) -> Request:
+        """Open and decode the body. Raises `BadSeal`, `Malformed`."""
+        body = open_request(admitted.raw, self._keys)
+        return cbor.decode(BODIES[admitted.raw.header.kind], body)
+
+    def _over_quota(self, sender: SiteCard, now_s: float) -> Refusal | None:
+        bucket = self._quotas.get(sender.site_id)
+        if bucket is None:
+            bucket = TokenBucket(self._rate, max(1.0, self._rate * BURST_S))
+            self._quotas[sender.site_id] = bucket
+        if bucket.take(now_s):
+            return None
+        return Refusal(
+            reason=RefusalReason.BUSY,
+            detail=f"more than {self._rate:g} requests a second",
+            retry_after_ms=1 + int(bucket.wait_s() * 1000),
+        )
+
+
+def _check_lifetime(issued_ms: int, expires_ms: int, wall_ms: int) -> Refusal | None:
+    if not issued_ms < expires_ms <= issued_ms + MAX_LIFETIME_MS:
+        raise Malformed(f"a lifetime of {expires_ms - issued_ms} ms")
+    if wall_ms > expires_ms + MAX_CLOCK_SKEW_MS:
+        raise Expired(f"expired {(wall_ms - expires_ms) // 1000} s ago")
+    if issued_ms > wall_ms + MAX_CLOCK_SKEW_MS:
+        return Refusal(
+            reason=RefusalReason.CLOCK_SKEW,
+            detail=f"your clock is {(issued_ms - wall_ms) // 1000} s ahead of the origin's",
+            offset_ms=wall_ms - issued_ms,
+        )
+    return None

@@ -1,0 +1,185 @@
+"""How many chunks may be outstanding at one origin.
+
+    STARTUP   4 chunks, one more for each that arrives, until the round trip grows by a quarter
+              (a queue is building) or the rate stops growing (three rounds under 25 %).
+    STEADY    the measured rate x the smallest round trip, and a little more; one round in eight
+              probes a quarter above it.
+    DRAIN     for one round, when the smallest round trip has not been seen for long: three
+              quarters, so that a queue of our own making does not pass for distance.
+
+Rate and round trip are measured in packet-timed rounds: a round ends when a chunk that was asked
+for after its beginning arrives. After Cardwell et al., "BBR: Congestion-Based Congestion Control",
+2016; a window of fixed seconds or chunks collapses on a queue, where round trips are long.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from chunkq.protocol.limits import MIN_WINDOW_CHUNKS
+
+#: Chunks at the start: enough to see a rate, little enough to harm nobody.
+INITIAL_CHUNKS: Final = 4
+#: STARTUP ends when the round trip exceeds the smallest by this factor and this many seconds:
+#: on a fast local link, jitter alone is a quarter.
+QUEUE_GROWTH: Final = 1.25
+QUEUE_SLACK_S: Final = 0.025
+#: … or after so many rounds whose rate grew by less than a quarter.
+FLAT_ROUNDS: Final = 3
+RATE_GROWTH: Final = 1.25
+#: STEADY: headroom over rate x round trip, and a floor under it in time, so that bursts
+#: of a worker (16 MiB at a time) leave no gap. 50 ms is a queue nobody notices.
+HEADROOM: Final = 1.1
+HEADROOM_CHUNKS: Final = 2
+HEADROOM_S: Final = 0.05
+PROBE_GAIN: Final = 1.25
+DRAIN_GAIN: Final = 0.75
+PROBE_EVERY_ROUNDS: Final = 8
+#: The rate is the best of so many rounds: one bad round is noise, ten are the link.
+RATE_ROUNDS: Final = 10
+#: The smallest round trip is forgotten after so many rounds and so long.
+RTT_ROUNDS: Final = 30
+RTT_MEMORY_S: Final = 60.0
+#: Retransmit timer: floor, and what it is before anything was measured.
+MIN_RTO_S: Final = 1.0
+INITIAL_RTO_S: Final = 3.0
+MAX_RTO_S: Final = 120.0
+
+
+class Mode(Enum):
+    STARTUP = auto()
+    STEADY = auto()
+    DRAIN = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What is kept of one asked chunk until it arrives: when, and how many had arrived then."""
+
+    at_s: float
+    delivered: int
+    round: int
+
+
+class Window:
+    """The window of one origin, shared by every transfer from it. All times in seconds."""
+
+    def __init__(self, max_chunks: int) -> None:
+        self.max_chunks = max(max_chunks, MIN_WINDOW_CHUNKS)
+        self.mode = Mode.STARTUP
+        self.outstanding = 0
+        self.rtt_min_s: float | None = None
+        self.rtt_smoothed_s: float | None = None
+        self._rtt_deviation_s = 0.0
+        self._rtt_min_at = (0, 0.0)
+        self._limit = float(INITIAL_CHUNKS)
+        self._delivered = 0
+        self._round = 0
+        self._round_began: tuple[float, int] | None = None
+        self._round_full = False
+        self._rates: deque[float] = deque(maxlen=RATE_ROUNDS)
+        self._best_rate = 0.0
+        self._flat_rounds = 0
+
+    @property
+    def limit(self) -> int:
+        return max(MIN_WINDOW_CHUNKS, min(self.max_chunks, int(self._limit)))
+
+    @property
+    def room(self) -> int:
+        """How many chunks may be asked for now."""
+        return max(0, self.limit - self.outstanding)
+
+    @property
+    def rate_chunks_per_s(self) -> float:
+        return max(self._rates, default=0.0)
+
+    @property
+    def rto_s(self) -> float:
+        """How long a chunk may take before it is asked for again."""
+        if self.rtt_smoothed_s is None:
+            return INITIAL_RTO_S
+        rto = self.rtt_smoothed_s + 4 * self._rtt_deviation_s
+        return min(max(rto, MIN_RTO_S), MAX_RTO_S)
+
+    def sent(self, now: float) -> Sent:
+        """One more chunk is outstanding; the receipt goes back in with `arrived`."""
+        if self._round_began is None or self.outstanding == 0:
+            self._round_began = (now, self._delivered)
+        self.outstanding += 1
+        if self.outstanding >= self.limit:
+            self._round_full = True
+        return Sent(now, self._delivered, self._round)
+
+    def arrived(self, sent: Sent, now: float) -> None:
+        """A chunk came and is verified."""
+        self.outstanding -= 1
+        self._delivered += 1
+        rtt = max(now - sent.at_s, 1e-6)
+        self._measure(rtt, now)
+        if self.mode is Mode.STARTUP:
+            self._limit = min(self._limit + 1, self.max_chunks)
+        if sent.round == self._round:
+            self._end_round(rtt, now)
+
+    def lost(self, count: int) -> None:
+        """So many outstanding chunks were given up (timed out, refused, bad)."""
+        self.outstanding -= count
+
+    def _measure(self, rtt: float, now: float) -> None:
+        if self.rtt_smoothed_s is None:
+            self.rtt_smoothed_s, self._rtt_deviation_s = rtt, rtt / 2
+        else:  # RFC 6298, section 2.3
+            error = abs(self.rtt_smoothed_s - rtt)
+            self._rtt_deviation_s = 0.75 * self._rtt_deviation_s + 0.25 * error
+            self.rtt_smoothed_s = 0.875 * self.rtt_smoothed_s + 0.125 * rtt
+        if self.rtt_min_s is None or rtt <= self.rtt_min_s:
+            self.rtt_min_s, self._rtt_min_at = rtt, (self._round, now)
+
+    def _end_round(self, rtt: float, now: float) -> None:
+        assert self._round_began is not None
+        began, delivered = self._round_began
+        rate = (self._delivered - delivered) / max(now - began, 1e-6)
+        if self._round_full or rate > self.rate_chunks_per_s:
+            self._rates.append(rate)  # a round that was not full says nothing of the link
+        self._round += 1
+        self._round_began = (now, self._delivered)
+        self._round_full = self.outstanding >= self.limit
+        if self.mode is Mode.STARTUP:
+            self._judge_startup(rtt, rate)
+        else:
+            self._steer(now)
+
+    def _judge_startup(self, rtt: float, rate: float) -> None:
+        assert self.rtt_min_s is not None
+        if rate > self._best_rate * RATE_GROWTH:
+            self._best_rate, self._flat_rounds = rate, 0
+        elif self._round_full:
+            self._flat_rounds += 1
+        queueing = rtt > self.rtt_min_s * QUEUE_GROWTH + QUEUE_SLACK_S
+        if queueing or self._flat_rounds >= FLAT_ROUNDS:
+            self.mode = Mode.STEADY
+            self._limit = self._steady_limit()
+
+    def _steer(self, now: float) -> None:
+        seen_round, seen_at = self._rtt_min_at
+        if self.mode is Mode.DRAIN:
+            self.mode, self.rtt_min_s = Mode.STEADY, self.rtt_smoothed_s
+            self._rtt_min_at = (self._round, now)
+        elif self._round - seen_round > RTT_ROUNDS and now - seen_at > RTT_MEMORY_S:
+            self.mode = Mode.DRAIN
+        gain = 1.0
+        if self.mode is Mode.DRAIN:
+            gain = DRAIN_GAIN
+        elif self._round % PROBE_EVERY_ROUNDS == 0:
+            gain = PROBE_GAIN
+        self._limit = self._steady_limit() * gain
+
+    def _steady_limit(self) -> float:
+        assert self.rtt_min_s is not None
+        rate = self.rate_chunks_per_s
+        pipe = HEADROOM * rate * self.rtt_min_s + HEADROOM_CHUNKS
+        return max(pipe, rate * (self.rtt_min_s + HEADROOM_S))
