@@ -1,0 +1,95 @@
+"""TOML files: read with messages that name file and line, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import tomli_w
+
+from chunkq.errors import ConfigError, StorageError
+
+#: No configuration of ours is larger; a larger file is not one.
+MAX_FILE_SIZE_BYTES: Final = 1 << 20
+
+_POSITION: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
+
+
+def read_toml(path: Path) -> dict[str, Any] | None:
+    """The file's tables, or None if there is no such file. Raises `ConfigError`."""
+    text = read_text(path)
+    if text is None:
+        return None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        where = _POSITION.search(str(error))
+        place = f"{path}:{where[1]}:{where[2]}" if where else str(path)
+        reason = _POSITION.sub("", str(error))
+        raise ConfigError(f"{place}: not valid TOML: {reason}", hint="mend that line") from None
+
+
+def read_text(path: Path) -> str | None:
+    """The file's text, or None if there is no such file. Raises `ConfigError`."""
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_SIZE_BYTES + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    if len(raw) > MAX_FILE_SIZE_BYTES:
+        raise ConfigError(f"{path} is larger than {MAX_FILE_SIZE_BYTES} bytes")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8") from None
+
+
+def find_line(text: str, dotted: str) -> int | None:
+    """The line that sets `dotted` in a TOML text, from 1: `tomllib` does not tell."""
+    *tables, key = dotted.split(".")
+    inside: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        if header:
+            inside = [part.strip(" \"'") for part in header[1].split(".")]
+            if [*tables, key] == inside:
+                return number
+            continue
+        name = re.match(r"\s*([\w\"'. -]+?)\s*=", line)
+        if name and [*inside, *(p.strip(" \"'") for p in name[1].split("."))] == [*tables, key]:
+            return number
+    return None
+
+
+def write_toml(path: Path, data: Mapping[str, Any]) -> None:
+    """Write the tables, readable by the owner only, atomically. Raises `StorageError`."""
+    write_text(path, tomli_w.dumps(data))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the text, readable by the owner only, atomically. Raises `StorageError`."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # mkstemp creates with 0600
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}") from error

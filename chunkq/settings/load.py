@@ -1,0 +1,273 @@
+"""Flag > environment > file > default; where every value came from is kept."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from chunkq.errors import ConfigError
+from chunkq.settings.files import find_line, read_text, read_toml
+from chunkq.settings.model import (
+    DEFAULT_LINK,
+    Link,
+    LogSettings,
+    OriginSettings,
+    ProgressSettings,
+    RequesterSettings,
+    Settings,
+)
+from chunkq.settings.nearest import did_you_mean
+from chunkq.settings.places import Directories
+from chunkq.settings.quantity import show_duration, show_size
+
+PREFIX: Final = "CHUNKQ_"
+#: Variables that are no setting: read where they are needed, or by the test suite.
+_OTHER_VARIABLES: Final = ("CHUNKQ_CONFIG_DIR", "CHUNKQ_STATE_DIR", "CHUNKQ_DEBUG")
+_TEST_PREFIX: Final = "CHUNKQ_TEST_"
+
+_SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
+    "requester": RequesterSettings,
+    "origin": OriginSettings,
+    "log": LogSettings,
+    "progress": ProgressSettings,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a value came from; `place` is the flag, the variable, or the file and line."""
+
+    kind: Literal["flag", "environment", "file", "default"]
+    place: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.place}".strip()
+
+
+_DEFAULT: Final = Source("default")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The settings, and the source of every key that is not at its default."""
+
+    settings: Settings
+    sources: Mapping[str, Source]
+
+    def source(self, key: str) -> Source:
+        """Where the value of `key` (dotted, as in the file) came from."""
+        return self.sources.get(key, _DEFAULT)
+
+
+def load(
+    *,
+    config_dir: Path | None = None,
+    state_dir: Path | None = None,
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """Read the configuration. `flags` maps dotted keys to what the command line gave.
+
+    Raises `ConfigError` for whatever is unknown or out of bounds, naming where it stands.
+    """
+    environ = os.environ if environ is None else environ
+    directories, sources = _find_directories(config_dir, state_dir, environ)
+    values: dict[str, Any] = {}
+    for key, value, source in _from_file(directories.config_file):
+        _put(values, key, value)
+        sources[key] = source
+    for key, text, source in _from_environment(environ):
+        _put(values, key, text)
+        sources[key] = source
+    for key, given in (flags or {}).items():
+        _put(values, key, given)
+        sources[key] = Source("flag")
+    _anchor_paths(values, directories.config)
+    try:
+        settings = Settings.model_validate({**values, "directories": directories})
+    except ValidationError as error:
+        raise _translate(error, sources, directories.config_file) from None
+    return Loaded(settings, sources)
+
+
+def show(loaded: Loaded) -> Iterator[tuple[str, object, Source]]:
+    """Every key, its value as one would write it (passwords masked), and its source."""
+    directories = loaded.settings.directories
+    yield "config_dir", str(directories.config), loaded.source("config_dir")
+    yield "state_dir", str(directories.state), loaded.source("state_dir")
+    yield "name", loaded.settings.name, loaded.source("name")
+    for name, link in loaded.settings.links.items():
+        for key, value in _show_fields(link, skip=("name",)):
+            shown = link.safe_url if key == "url" else value
+            yield f"links.{name}.{key}", shown, loaded.source(f"links.{name}.{key}")
+    for section in _SECTIONS:
+        for key, value in _show_fields(getattr(loaded.settings, section)):
+            yield f"{section}.{key}", value, loaded.source(f"{section}.{key}")
+
+
+def _show_fields(model: BaseModel, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, object]]:
+    for attribute, field in type(model).model_fields.items():
+        if attribute in skip:
+            continue
+        value = getattr(model, attribute)
+        if attribute.endswith("_bytes") or attribute == "bytes_in_flight":
+            value = show_size(value)
+        elif attribute.endswith("_s"):
+            value = show_duration(value)
+        elif isinstance(value, Path):
+            value = str(value)
+        yield field.alias or attribute, value
+
+
+def _find_directories(
+    config_dir: Path | None, state_dir: Path | None, environ: Mapping[str, str]
+) -> tuple[Directories, dict[str, Source]]:
+    sources: dict[str, Source] = {}
+    standard = Directories.standard()
+    found: dict[str, Path] = {"config_dir": standard.config, "state_dir": standard.state}
+    for key, flag in (("config_dir", config_dir), ("state_dir", state_dir)):
+        variable = PREFIX + key.upper()
+        if flag is not None:
+            found[key], sources[key] = flag, Source("flag", f"--{key.replace('_', '-')}")
+        elif environ.get(variable):
+            found[key], sources[key] = Path(environ[variable]), Source("environment", variable)
+    directories = Directories(
+        config=found["config_dir"].expanduser().absolute(),
+        state=found["state_dir"].expanduser().absolute(),
+    )
+    return directories, sources
+
+
+def _from_file(path: Path) -> Iterator[tuple[str, object, Source]]:
+    data = read_toml(path)
+    if data is None:
+        return
+    text = read_text(path) or ""
+    for key, value in _flatten(data):
+        line = find_line(text, key)
+        place = f"{path}:{line}" if line else str(path)
+        known = list(_known_keys(data))
+        if key not in known and value != {}:
+            raise ConfigError(
+                f"{place}: unknown key {_plain(key)}",
+                hint=_nearest_key(_plain(key), known),
+            )
+        yield key, value, Source("file", place)
+
+
+def _flatten(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Dotted keys and their values; a section without keys sets nothing, a link without does."""
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif value != {} or prefix == "links.":
+            yield f"{prefix}{key}", value
+        elif prefix or (key != "links" and key not in _SECTIONS):
+            yield f"{prefix}{key}", None
+
+
+def _known_keys(data: Mapping[str, Any]) -> Iterator[str]:
+    yield "name"
+    for section, model in _SECTIONS.items():
+        yield from (f"{section}.{key}" for key in _keys(model))
+    links = data.get("links")
+    for name in {DEFAULT_LINK, *(links if isinstance(links, Mapping) else ())}:
+        yield from (f"links.{name}.{key}" for key in _keys(Link) if key != "name")
+
+
+def _keys(model: type[BaseModel]) -> Iterator[str]:
+    for attribute, field in model.model_fields.items():
+        yield field.alias or attribute
+
+
+def _variables() -> dict[str, str]:
+    """Environment variable → dotted key."""
+    table = {f"{PREFIX}NAME": "name"}
+    for section, model in _SECTIONS.items():
+        for key in _keys(model):
+            table[f"{PREFIX}{section}_{key}".upper()] = f"{section}.{key}"
+    for key in _keys(Link):
+        if key != "name":
+            table[f"{PREFIX}LINK_{key}".upper()] = f"links.{DEFAULT_LINK}.{key}"
+    return table
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Source]]:
+    table = _variables()
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or variable.startswith(_TEST_PREFIX):
+            continue
+        if variable in _OTHER_VARIABLES or (not text and variable in table):
+            continue
+        if variable not in table:
+            known = [*table, *_OTHER_VARIABLES]
+            raise ConfigError(
+                f"unknown environment variable {variable}",
+                hint=_nearest_variable(variable, known),
+            )
+        yield table[variable], text, Source("environment", variable)
+
+
+def _nearest_key(key: str, known: list[str]) -> str:
+    """In its own section first: there the section's name makes all keys look alike."""
+    section, dot, word = key.rpartition(".")
+    beside = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == section]
+    near = did_you_mean(word, beside)
+    if near is not None:
+        return near.replace("mean ", f"mean {section}{dot}").replace(" or ", f" or {section}{dot}")
+    return did_you_mean(key, known) or f"known keys: {', '.join(sorted(known))}"
+
+
+def _nearest_variable(variable: str, known: list[str]) -> str:
+    """Compared without the prefix, which makes all of them look alike."""
+    near = did_you_mean(variable.removeprefix(PREFIX), [name[len(PREFIX) :] for name in known])
+    if near is None:
+        return f"known ones: {', '.join(sorted(known))}"
+    return near.replace("did you mean ", f"did you mean {PREFIX}").replace(" or ", f" or {PREFIX}")
+
+
+def _put(values: dict[str, Any], key: str, value: object) -> None:
+    *tables, last = key.split(".")
+    for table in tables:
+        below = values.setdefault(table, {})
+        if not isinstance(below, dict):
+            below = values[table] = {}
+        values = below
+    values[last] = value
+
+
+def _anchor_paths(values: Mapping[str, Any], config: Path) -> None:
+    """Certificates are given relative to the configuration, wherever the command is run."""
+    links = values.get("links")
+    for link in links.values() if isinstance(links, Mapping) else ():
+        for key in ("ca", "cert", "key"):
+            if isinstance(link, dict) and isinstance(link.get(key), str):
+                link[key] = config / Path(link[key]).expanduser()
+
+
+def _translate(
+    error: ValidationError, sources: Mapping[str, Source], config_file: Path
+) -> ConfigError:
+    """The first thing that is wrong, as one sentence with its place; never the value itself."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    key = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    reason = first["msg"].removeprefix("Value error, ")
+    source = sources.get(key)
+    if source is None:
+        below = [found for name, found in sources.items() if name.startswith(f"{key}.")]
+        source = below[0] if below else None
+    if source is None or source.kind == "flag":
+        place = f"{config_file}: " if source is None else ""
+    else:
+        place = f"{source.place}: "
+    return ConfigError(f"{place}{_plain(key)}: {_plain(reason)}")
+
+
+def _plain(text: str) -> str:
+    """Names from a file, safe to print."""
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,0 +1,241 @@
+"""What can be set, with its default and its bounds.
+
+Keys in `config.toml` are the aliases (`largest_chunk = "256KiB"`); attributes carry the unit
+(`largest_chunk_bytes`). Everything is frozen; whoever embeds chunkq builds `Settings` directly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from chunkq.errors import ConfigError, UsageError
+from chunkq.protocol.limits import (
+    COMMIT_BYTES,
+    COMMIT_INTERVAL_MS,
+    DEFAULT_LIFETIME_MS,
+    KIB,
+    MAX_CHUNK_SIZE_BYTES,
+    MAX_LIFETIME_MS,
+    MAX_WINDOW_BYTES,
+    MIB,
+    MIN_CHUNK_SIZE_BYTES,
+)
+from chunkq.settings.places import Directories
+from chunkq.settings.quantity import DurationSeconds, SizeBytes
+
+#: Names of sites, peers, links and shares: a DNS label, so that they fit routing keys and files.
+LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+LABEL_RULE: Final = "1 to 63 of a-z, 0-9 and -, not beginning with -"
+
+
+def _check_label(word: str) -> str:
+    if LABEL.fullmatch(word) is None:
+        raise ValueError(f"{word!a} is no name; use {LABEL_RULE}")
+    return word
+
+
+Label = Annotated[str, AfterValidator(_check_label)]
+
+#: The link that is used where none is named.
+DEFAULT_LINK: Final = "default"
+#: RabbitMQ refuses larger messages unless told otherwise (4.x: 16 MiB).
+DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * MIB
+#: Header, seal and framing around a chunk; generous, so that a link's limit is never met exactly.
+PACKET_OVERHEAD_BYTES: Final = 64 * KIB
+#: Most files fetched at once: each holds a part file, a state file and a window.
+MAX_CONCURRENCY: Final = 64
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, arbitrary_types_allowed=True
+    )
+
+
+class Link(Model):
+    """How peers are reached: a transport, and its limits.
+
+    `url` is `spool:///directory`, `amqp://user:password@host:port/vhost` or `amqps://…`. The
+    password is shown nowhere: use `safe_url`.
+
+    `by_policy`: the broker's administrator limits the queues by policies, so they are declared
+    without arguments. `shared_group`: the spool's directories are open to their group.
+    """
+
+    name: Label = DEFAULT_LINK
+    url: str = Field(repr=False)
+    largest_chunk_bytes: SizeBytes = Field(default=MAX_CHUNK_SIZE_BYTES, alias="largest_chunk")
+    max_message_bytes: SizeBytes = Field(default=DEFAULT_MAX_MESSAGE_BYTES, alias="max_message")
+    request_lifetime_s: DurationSeconds = Field(
+        default=DEFAULT_LIFETIME_MS / 1000,
+        alias="request_lifetime",
+        ge=1,
+        le=MAX_LIFETIME_MS / 1000,
+    )
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    external: bool = False
+    by_policy: bool = False
+    shared_group: bool = False
+
+    @property
+    def transport(self) -> Literal["spool", "rabbitmq"]:
+        return "spool" if self.url.startswith("spool:") else "rabbitmq"
+
+    @property
+    def spool_path(self) -> Path:
+        """The directory of queues. Only for spool links."""
+        return Path(unquote(urlsplit(self.url).path))
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without its password."""
+        return mask_url(self.url)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _check_url(self.url)
+        size = self.largest_chunk_bytes
+        if not MIN_CHUNK_SIZE_BYTES <= size <= MAX_CHUNK_SIZE_BYTES or size & (size - 1):
+            raise ValueError(f"largest_chunk {size} is not a power of two from 4KiB to 4MiB")
+        if size + PACKET_OVERHEAD_BYTES > self.max_message_bytes:
+            raise ValueError(
+                f"largest_chunk {size} and {PACKET_OVERHEAD_BYTES} bytes around it do not fit into "
+                f"max_message {self.max_message_bytes}"
+            )
+        self._check_keys_belong()
+        return self
+
+    def _check_keys_belong(self) -> None:
+        """A key that has no effect on this kind of link was meant for another."""
+        wanted = {"ca": "amqps", "cert": "amqps", "key": "amqps", "external": "amqps"}
+        wanted |= {"by_policy": "amqp", "shared_group": "spool"}
+        for word, scheme in wanted.items():
+            if getattr(self, word) and not self.url.startswith(scheme):
+                raise ValueError(f"{word} is for {scheme}:// links, not to {self.safe_url}")
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together: give both or neither")
+        if self.external and self.cert is None:
+            raise ValueError("external = true logs in by certificate: give cert and key")
+
+
+class RequesterSettings(Model):
+    """How files are fetched. `patience_s`: how long a peer may be silent before giving up."""
+
+    concurrency: int = Field(default=4, ge=1, le=MAX_CONCURRENCY)
+    patience_s: DurationSeconds = Field(default=120.0, alias="patience", ge=1)
+    commit_size_bytes: SizeBytes = Field(default=COMMIT_BYTES, alias="commit_size", ge=1)
+    commit_interval_s: DurationSeconds = Field(
+        default=COMMIT_INTERVAL_MS / 1000, alias="commit_interval", gt=0, le=60
+    )
+
+
+class OriginSettings(Model):
+    """How files are served: requests worked on at once, and what one peer may ask of a worker."""
+
+    concurrency: int = Field(default=8, ge=1, le=MAX_CONCURRENCY)
+    requests_per_second: float = Field(default=200.0, gt=0)
+    bytes_in_flight: SizeBytes = Field(default=2 * MAX_WINDOW_BYTES, ge=MAX_CHUNK_SIZE_BYTES)
+
+
+class LogSettings(Model):
+    """`paths`: whether names of files may appear in the log."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+    paths: bool = False
+
+
+class ProgressSettings(Model):
+    """`interval_s`: seconds between progress lines where there is no terminal; 0: none."""
+
+    interval_s: DurationSeconds = Field(default=0.0, alias="interval")
+
+
+class Settings(Model):
+    """Everything that a site can be told. `name` is None until `chunkq init`."""
+
+    directories: Directories = Field(default_factory=Directories.standard)
+    name: Label | None = None
+    links: Mapping[Label, Link] = Field(default_factory=dict)
+    requester: RequesterSettings = RequesterSettings()
+    origin: OriginSettings = OriginSettings()
+    log: LogSettings = LogSettings()
+    progress: ProgressSettings = ProgressSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_links(cls, data: Any) -> Any:
+        """Give every link its name, and the default link its default URL."""
+        if not isinstance(data, dict):
+            return data
+        directories = data.get("directories") or Directories.standard()
+        links = data.get("links") or {}
+        if not isinstance(links, Mapping):
+            return data
+        links = {DEFAULT_LINK: {}, **links}
+        filled: dict[str, Any] = {}
+        for name, link in links.items():
+            if isinstance(link, Mapping):
+                link = {**link, "name": name}  # noqa: PLW2901
+                if name == DEFAULT_LINK:
+                    link.setdefault("url", spool_url(directories.spool))
+            filled[name] = link
+        return {**data, "directories": directories, "links": filled}
+
+    @property
+    def site_name(self) -> str:
+        """The site's name. Raises `ConfigError` where there is none yet."""
+        if self.name is None:
+            raise ConfigError(
+                f"this site has no name yet: {self.directories.config_file} does not set one",
+                hint="run: chunkq init --name NAME",
+            )
+        return self.name
+
+
+def spool_url(directory: Path) -> str:
+    """The link URL of a directory."""
+    return "spool://" + directory.as_posix().replace("%", "%25").replace("?", "%3F").replace(
+        "#", "%23"
+    )
+
+
+def check_link_url(url: str) -> None:
+    """Raises `UsageError` if no link can have this URL."""
+    try:
+        _check_url(url)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def mask_url(url: str) -> str:
+    """The URL with its password replaced by `***`, also where the URL is malformed."""
+    return re.sub(r"(?is)^([a-z0-9+.-]+://[^:/@]*):.*@", r"\1:***@", url)
+
+
+def _check_url(url: str) -> None:
+    """Raises `ValueError`, never with the password in it."""
+    shown = mask_url(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"url {shown} does not parse: {error}") from None
+    if parts.scheme == "spool":
+        if parts.netloc or not parts.path.startswith("/"):
+            raise ValueError(f"url {shown}: write spool:/// and an absolute path (three slashes)")
+        return
+    if parts.scheme not in ("amqp", "amqps"):
+        raise ValueError(f"url {shown}: it begins with spool:///, amqp:// or amqps://")
+    if not parts.hostname:
+        raise ValueError(f"url {shown} names no host")
+    if port == 0:
+        raise ValueError(f"url {shown}: port 0 is none")

@@ -1,0 +1,79 @@
+"""Sizes and durations as people write them: `256KiB`, `10m`, and back."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Final
+
+from pydantic import BeforeValidator
+
+_NUMBER: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+
+_SIZE_UNITS: Final = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_DURATION_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_size(value: object) -> int:
+    """Bytes of `262144`, `"256KiB"` or `"1.5 GB"`. Raises `ValueError`."""
+    number, unit = _split(value, "a size such as 256KiB or 64MiB")
+    factor = _SIZE_UNITS.get(unit.lower())
+    if factor is None:
+        raise ValueError(f"{value!r} has no unit that is known; use B, KiB, MiB, GiB or TiB")
+    size = number * factor
+    if size != int(size):
+        raise ValueError(f"{value!r} is not a whole number of bytes")
+    return int(size)
+
+
+def parse_duration(value: object) -> float:
+    """Seconds of `90`, `"90s"`, `"10m"`, `"1.5h"` or `"30d"`. Raises `ValueError`."""
+    number, unit = _split(value, "a duration such as 30s, 10m or 30d")
+    factor = _DURATION_UNITS.get(unit.lower())
+    if factor is None:
+        raise ValueError(f"{value!r} has no unit that is known; use ms, s, m, h or d")
+    return number * factor
+
+
+def _split(value: object, wanted: str) -> tuple[float, str]:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"{value!r} is not {wanted}")  # noqa: TRY004 pydantic wants ValueError
+    if isinstance(value, str):
+        match = _NUMBER.fullmatch(value)
+        if match is None:
+            raise ValueError(f"{value!r} is not {wanted}")
+        return float(match[1]), match[2]
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{value!r} is not {wanted}")
+    return value, ""
+
+
+def show_size(size_bytes: int) -> str:
+    """The shortest exact form that `parse_size` reads back: `256KiB`, `1000B`."""
+    for unit, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size_bytes and size_bytes % factor == 0:
+            return f"{size_bytes // factor}{unit}"
+    return f"{size_bytes}B"
+
+
+def show_duration(duration_s: float) -> str:
+    """The shortest exact form that `parse_duration` reads back: `10m`, `1.5s`."""
+    for unit, factor in (("d", 86400), ("h", 3600), ("m", 60)):
+        if duration_s and duration_s % factor == 0:
+            return f"{int(duration_s // factor)}{unit}"
+    return f"{duration_s:g}s"
+
+
+SizeBytes = Annotated[int, BeforeValidator(parse_size)]
+DurationSeconds = Annotated[float, BeforeValidator(parse_duration)]

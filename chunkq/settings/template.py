@@ -1,0 +1,62 @@
+"""The configuration that `chunkq init` leaves: small, and teaching what else there is."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import tomli_w
+
+_HEAD: Final = """\
+# chunkq's configuration. Lines with # are the defaults or examples.
+# What is in force, and where each value comes from: chunkq config show
+# Each can be set for one run, too: CHUNKQ_REQUESTER_PATIENCE=10m chunkq get ...
+
+# What this site calls itself: peers see it, and it names its queues.
+"""
+
+_LINK_HEAD: Final = """
+# A link is how peers are reached. The one called "default" is used where none is named.
+[links.default]
+"""
+
+_LINK_EXAMPLE: Final = """\
+# url = "spool:///var/spool/chunkq"       # a directory: shared, mounted, or carried about
+# url = "amqps://alpha:password@broker.example:5671/chunkq"
+"""
+
+_TAIL: Final = """\
+# largest_chunk = "4MiB"                  # the largest piece of a file that the link carries
+# max_message = "16MiB"                   # the broker's limit; chunks have to fit
+# request_lifetime = "10m"                # "30d" for a directory that travels by post
+# ca = "broker-ca.pem"                    # for amqps; beside this file
+# cert = "alpha.pem"                      # to show the broker a certificate
+# key = "alpha.key"
+# external = false                        # true: the certificate is the log-in
+# by_policy = false                       # true: the administrator limits queues by policies
+# shared_group = false                    # true: the spool is open to its group
+
+# [requester]
+# concurrency = 4                         # files got at once
+# patience = "2m"                         # how long a peer may be silent before giving up
+# commit_size = "64MiB"                   # progress is made safe after so many bytes
+# commit_interval = "1s"                  # or so long
+
+# [origin]
+# concurrency = 8                         # requests a worker answers at once
+# requests_per_second = 200               # what one peer may ask of a worker
+# bytes_in_flight = "128MiB"              # and have on the way
+
+# [log]
+# level = "info"                          # debug, info, warning, error
+# format = "auto"                         # console on a terminal, json otherwise
+# paths = false                           # true: names of files may appear in the log
+
+# [progress]
+# interval = "0s"                         # a line so often where there is no terminal; 0: none
+"""
+
+
+def render_config(name: str, link_url: str | None) -> str:
+    """The text of a new `config.toml`."""
+    link = _LINK_EXAMPLE if link_url is None else tomli_w.dumps({"url": link_url})
+    return f"{_HEAD}{tomli_w.dumps({'name': name})}{_LINK_HEAD}{link}{_TAIL}"

@@ -1,0 +1,224 @@
+"""Who is pinned and what is offered: peers, shares and grants, and their files.
+
+`peers/<alias>.toml` holds a card and how the peer is reached; `shares/<name>.toml` holds a
+directory and who may see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chunkq.errors import CardInvalid, ConfigError, UnsafeName, UsageError
+from chunkq.protocol.identity import SiteCard, decode_card
+from chunkq.protocol.limits import (
+    DEFAULT_CHUNK_SIZE_BYTES,
+    MAX_CHUNK_SIZE_BYTES,
+    MAX_PATH_SIZE_BYTES,
+    MIN_CHUNK_SIZE_BYTES,
+)
+from chunkq.protocol.names import check_path
+from chunkq.settings.files import find_line
+from chunkq.settings.model import DEFAULT_LINK, LABEL, LABEL_RULE, Label
+from chunkq.settings.nearest import did_you_mean
+from chunkq.settings.quantity import SizeBytes, show_size
+
+#: A card is one line of a few hundred characters.
+MAX_CARD_LENGTH: Final = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """A pinned site. `alias` is what it is called here, `address` its name on the link.
+
+    `card_line` is the card as it was given.
+    """
+
+    alias: str
+    card: SiteCard
+    card_line: str
+    link: str
+    address: str
+    added_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """`peer` (an alias) may see what lies at and under `prefix`; empty: the whole share."""
+
+    peer: str
+    prefix: str = ""
+
+    def covers(self, path: str) -> bool:
+        """Whether the `/`-separated `path` is the prefix or below it."""
+        return not self.prefix or path == self.prefix or path.startswith(f"{self.prefix}/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareConfig:
+    """A directory offered under a name. `chunk_size_bytes` is what the origin would rather use.
+
+    `follow_links`: symbolic links that stay inside the share are offered as what they lead to, not
+    as links. `hidden`: names that begin with a dot are offered.
+    """
+
+    name: str
+    path: Path
+    chunk_size_bytes: int = DEFAULT_CHUNK_SIZE_BYTES
+    follow_links: bool = False
+    hidden: bool = True
+    grants: tuple[Grant, ...] = ()
+
+    def allows(self, alias: str, path: str) -> bool:
+        """Whether the peer may see the `/`-separated `path`."""
+        return any(grant.peer == alias and grant.covers(path) for grant in self.grants)
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class _PeerFile(_File):
+    card: str = Field(max_length=MAX_CARD_LENGTH)
+    link: Label = DEFAULT_LINK
+    address: Label | None = None
+    added_at: datetime = datetime.fromtimestamp(0, UTC)
+
+
+class _GrantTable(_File):
+    peer: Label
+    prefix: str = Field(default="", max_length=MAX_PATH_SIZE_BYTES)
+
+
+class _ShareFile(_File):
+    path: Path
+    chunk_size_bytes: SizeBytes = Field(default=DEFAULT_CHUNK_SIZE_BYTES, alias="chunk_size")
+    follow_links: bool = False
+    hidden: bool = True
+    grants: list[_GrantTable] = Field(default_factory=list)
+
+
+def check_label(word: str, what: str) -> str:
+    """`word` if it may name a site, a peer, a link or a share. Raises `UsageError`."""
+    if LABEL.fullmatch(word) is None:
+        raise UsageError(
+            f"{word!r} cannot be the name of a {what}",
+            hint=f"use {LABEL_RULE}",
+        )
+    return word
+
+
+def check_prefix(prefix: str) -> str:
+    """A grant's prefix without its outer slashes. Raises `UsageError`."""
+    bare = prefix.strip("/")
+    try:
+        check_path(bare)
+    except UnsafeName as error:
+        raise UsageError(f"no path inside a share: {error.message}", hint=error.hint) from None
+    return bare
+
+
+def peer_from_table(alias: str, table: Mapping[str, Any], path: Path, text: str) -> Peer:
+    """Raises `ConfigError` naming file and key, also for a card that does not hold."""
+    parsed = _parse(_PeerFile, table, path, text)
+    try:
+        card = decode_card(parsed.card)
+    except CardInvalid as error:
+        raise ConfigError(f"{path}: {error.message}", hint=error.hint) from error
+    return Peer(
+        alias=alias,
+        card=card,
+        card_line=parsed.card,
+        link=parsed.link,
+        address=parsed.address or card.name,
+        added_at=parsed.added_at,
+    )
+
+
+def peer_to_table(peer: Peer) -> dict[str, Any]:
+    return {
+        "card": peer.card_line,
+        "link": peer.link,
+        "address": peer.address,
+        "added_at": peer.added_at,
+    }
+
+
+def share_from_table(name: str, table: Mapping[str, Any], path: Path, text: str) -> ShareConfig:
+    """Raises `ConfigError` naming file and key."""
+    parsed = _parse(_ShareFile, table, path, text)
+    size = parsed.chunk_size_bytes
+    try:
+        return make_share(
+            name,
+            parsed.path,
+            chunk_size_bytes=size,
+            follow_links=parsed.follow_links,
+            hidden=parsed.hidden,
+            grants=tuple(Grant(grant.peer, check_prefix(grant.prefix)) for grant in parsed.grants),
+        )
+    except UsageError as error:
+        raise ConfigError(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def make_share(
+    name: str,
+    path: Path,
+    *,
+    chunk_size_bytes: int = DEFAULT_CHUNK_SIZE_BYTES,
+    follow_links: bool = False,
+    hidden: bool = True,
+    grants: tuple[Grant, ...] = (),
+) -> ShareConfig:
+    """A share whose name, path and chunk size hold. Raises `UsageError`."""
+    check_label(name, "share")
+    size = chunk_size_bytes
+    if not MIN_CHUNK_SIZE_BYTES <= size <= MAX_CHUNK_SIZE_BYTES or size & (size - 1):
+        raise UsageError(
+            f"chunk_size {size} cannot be used", hint="give a power of two from 4KiB to 4MiB"
+        )
+    if not path.is_absolute():
+        raise UsageError(f"{path} is not an absolute path", hint="write the whole path")
+    return ShareConfig(
+        name=name,
+        path=path,
+        chunk_size_bytes=size,
+        follow_links=follow_links,
+        hidden=hidden,
+        grants=grants,
+    )
+
+
+def share_to_table(share: ShareConfig) -> dict[str, Any]:
+    return {
+        "path": str(share.path),
+        "chunk_size": show_size(share.chunk_size_bytes),
+        "follow_links": share.follow_links,
+        "hidden": share.hidden,
+        "grants": [{"peer": grant.peer, "prefix": grant.prefix} for grant in share.grants],
+    }
+
+
+_F = TypeVar("_F", bound=_File)
+
+
+def _parse(model: type[_F], table: Mapping[str, Any], path: Path, text: str) -> _F:
+    try:
+        return model.model_validate(dict(table))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    line = find_line(text, key)
+    place = f"{path}:{line}" if line else str(path)
+    if first["type"] == "extra_forbidden":
+        known = [shape.alias or name for name, shape in model.model_fields.items()]
+        raise ConfigError(
+            f"{place}: unknown key {key!r}",
+            hint=did_you_mean(key, known) or f"known keys: {', '.join(known)}",
+        )
+    raise ConfigError(f"{place}: {key}: {first['msg'].removeprefix('Value error, ')}")

@@ -1,0 +1,1 @@
+"""The only configuration of structlog, and counters."""

@@ -1,0 +1,115 @@
+"""Counters, the service manager's socket, and malloc's thresholds."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from chunkq.telemetry.counters import Counters
+from chunkq.telemetry.notify import Notifier
+
+
+def test_counters_rise_from_zero_and_are_ordered() -> None:
+    """A snapshot is a copy."""
+    counters = Counters()
+    counters.add("sent")
+    before = counters.snapshot()
+    counters.add("dropped", 5)
+    counters.add("sent", 2)
+
+    assert list(counters.snapshot().items()) == [("dropped", 5), ("sent", 3)]
+    assert before == {"sent": 1}
+
+
+def test_counters_do_not_fall() -> None:
+    """A negative amount is a defect of the caller."""
+    counters = Counters()
+
+    with pytest.raises(ValueError, match="sent"):
+        counters.add("sent", -1)
+
+    assert counters.snapshot() == {}
+
+
+def test_counters_lose_nothing_between_threads() -> None:
+    """Storage threads count, too."""
+    counters = Counters()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [
+            threading.Thread(target=lambda: [counters.add("n") for _ in range(2000)])
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+
+    assert counters.snapshot() == {"n": 8000}
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_sd_notify(tmp_path: Path, abstract: bool) -> None:
+    """The datagrams of sd_notify(3), to a path and to an abstract socket."""
+    name = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}" if abstract else name)
+        manager.settimeout(5)
+        notifier = Notifier(f"@{name}" if abstract else name)
+
+        notifier.ready()
+        notifier.status("serving\n2 peers")
+        notifier.watchdog()
+        notifier.stopping()
+
+        assert [manager.recv(100) for _ in range(4)] == [
+            b"READY=1",
+            b"STATUS=serving 2 peers",
+            b"WATCHDOG=1",
+            b"STOPPING=1",
+        ]
+
+
+@pytest.mark.parametrize("address", [None, "", "/nonexistent/notify"])
+def test_sd_notify_without_a_manager(address: str | None) -> None:
+    """Nobody listening is no reason to fail."""
+    assert Notifier(address).ready() is None
+
+
+MALLOC = """
+import resource, sys
+from chunkq.telemetry.malloc import keep_buffers
+if sys.argv[1] == "kept":
+    assert keep_buffers()
+def window():
+    return [bytearray(b"x") * (1 << 18) for _ in range(16)]
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+window()
+before = faults()
+for _ in range(20):
+    window()
+print(faults() - before)
+"""
+
+
+def test_malloc_keeps_buffers() -> None:
+    """After `keep_buffers` a window of freed chunks is used again without new page faults."""
+    faults = {
+        mode: int(
+            subprocess.run(
+                [sys.executable, "-c", MALLOC, mode], check=True, capture_output=True, text=True
+            ).stdout
+        )
+        for mode in ("kept", "default")
+    }
+
+    assert faults["kept"] * 10 < faults["default"]
