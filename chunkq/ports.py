@@ -1,0 +1,425 @@
+"""What the runtime asks of the world: small Protocols that the adapters implement.
+
+`transport/` implements `Transport` and `Consumer`, `storage/` the files. The runtime and the
+simulator know only these names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from chunkq.protocol.bitmap import Bitmap
+from chunkq.protocol.geometry import Geometry
+from chunkq.protocol.identity import SiteCard
+from chunkq.protocol.messages import Entry
+from chunkq.protocol.packet import RequestId
+
+Buffer = bytes | bytearray | memoryview
+
+
+# ---------------------------------------------------------------- transport
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """The address of a queue on a link: a site's requests, or the replies to one instance of it.
+
+    `site` is the name the site goes by on this link; `instance` is empty for requests. Both are
+    `[a-z0-9-]`, 1 to 63 characters.
+    """
+
+    kind: Literal["req", "rep"]
+    site: str
+    instance: str = ""
+
+    def __str__(self) -> str:
+        return ".".join(part for part in (self.kind, self.site, self.instance) if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One packet taken from a queue and not yet acknowledged.
+
+    `tag` rises within one `generation`; a new generation begins when the carrier was lost and
+    found again, and everything unacknowledged of an older one is delivered anew.
+    """
+
+    body: bytes
+    tag: int
+    generation: int
+    redelivered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TransportLimits:
+    """`max_message_bytes`: the largest packet the carrier takes."""
+
+    max_message_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkHealth:
+    """Whether packets can move now; if not, a reason word and a sentence for a person."""
+
+    ok: bool
+    reason: Literal["", "broker_unreachable", "broker_blocked", "spool_unavailable"] = ""
+    detail: str = ""
+
+
+class Consumer(Protocol):
+    """Deliveries of one mailbox, in the carrier's order, at most `prefetch` unacknowledged."""
+
+    async def receive(self) -> list[Delivery]:
+        """Wait for at least one delivery and return all that are there.
+
+        Outlives lost connections. Raises `BrokerRefused` when that cannot help, and
+        `TransportClosed` after `close`.
+        """
+        ...
+
+    def acknowledge(self, delivery: Delivery) -> None:
+        """Let go of `delivery` and every one before it of its generation; older ones: no effect."""
+        ...
+
+    def reject(self, delivery: Delivery) -> None:
+        """Send this one delivery to the dead letters; it counts as let go."""
+        ...
+
+    async def close(self) -> None:
+        """Stop consuming; what is unacknowledged goes back to the queue."""
+        ...
+
+
+class Transport(Protocol):
+    """What carries packets. Lossy, duplicating and reordering: truth is the bitmap and digests."""
+
+    @property
+    def limits(self) -> TransportLimits: ...
+
+    @property
+    def health(self) -> LinkHealth: ...
+
+    async def open(self) -> None:
+        """Connect for the first time; afterwards the transport reconnects by itself.
+
+        Raises `BrokerUnreachable` or `BrokerRefused`.
+        """
+        ...
+
+    async def publish(self, to: Mailbox, body: Buffer, *, lifetime_s: float | None = None) -> None:
+        """Hand a packet to the carrier; returns once the carrier has taken responsibility.
+
+        Any number may wait at once; how many bytes are on the way is bounded inside, later
+        callers wait their turn. After `lifetime_s` the carrier may drop it. Raises `Nacked`,
+        `Unroutable`, `OutcomeUnknown`, `BrokerRefused` (too large, not permitted).
+        """
+        ...
+
+    async def consume(self, mailbox: Mailbox, *, prefetch: int) -> Consumer:
+        """Create the mailbox if need be and begin to take packets from it."""
+        ...
+
+    async def depth(self, mailbox: Mailbox) -> int:
+        """How many packets wait there; 0 if there is no such mailbox."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+# ---------------------------------------------------------------- origin's files
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What tells one version of a file from another without reading it."""
+
+    device: int
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+    ctime_ns: int
+
+
+class SourceFile(Protocol):
+    """One open version of a file that an origin offers. Calls block: use a thread."""
+
+    @property
+    def identity(self) -> FileIdentity:
+        """As it was when opened."""
+        ...
+
+    @property
+    def mode(self) -> int:
+        """Permission bits, 0..0o777."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes, fewer only at the end of the file. Raises `StorageError`."""
+        ...
+
+    def hole_end(self, offset: int) -> int:
+        """Where the hole at `offset` ends (the file's size at the last), or `offset` if none."""
+        ...
+
+    def changed(self) -> bool:
+        """Whether the file is no longer the version that was opened."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ListingPage:
+    """Entries of one directory, ordered by name; `cursor` goes on after them, None at the end."""
+
+    entries: tuple[Entry, ...]
+    cursor: str | None
+
+
+@runtime_checkable
+class Share(Protocol):
+    """What an origin offers under one name. Paths are relative, `/`-separated, already checked.
+
+    Both raise `NotFound` for whatever is not there or must not be seen. Calls block: use a thread.
+    """
+
+    def open(self, path: str) -> SourceFile: ...
+
+    def list(self, path: str, cursor: str | None, limit: int) -> ListingPage: ...
+
+
+# ---------------------------------------------------------------- requester's files
+
+
+class PartFile(Protocol):
+    """The unfinished file. Calls block and come from one thread at a time."""
+
+    def matches(self, geometry: Geometry) -> bool:
+        """Whether it is there, with the size of this geometry."""
+        ...
+
+    def allocate(self, geometry: Geometry, holes: Bitmap | None) -> None:
+        """Set the size and reserve room for what is no hole. Raises `DiskFull`."""
+        ...
+
+    def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
+        """Write the buffers one behind the other at `offset`. Raises `DiskFull`, `StorageError`."""
+        ...
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+    def hole_end(self, offset: int) -> int:
+        """Where the hole at `offset` ends (the file's size at the last), or `offset` if none."""
+        ...
+
+    def sync(self) -> None:
+        """fdatasync. Raises `SyncFailed`; after that only `reopen` helps."""
+        ...
+
+    def reopen(self) -> None:
+        """Use it again after a failed sync; what was not durable then counts as absent."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferState:
+    """One slot of a state file: what is durably known of a transfer.
+
+    `root` is 32 bytes, all zero before a manifest is known; `bitmap` has the geometry's count.
+    """
+
+    generation: int
+    phase: int
+    root: bytes
+    size_bytes: int
+    chunk_size_bytes: int
+    bitmap: Bitmap
+
+
+class StateFile(Protocol):
+    """Two slots written in turn. Calls block."""
+
+    def load(self) -> TransferState | None:
+        """The newest valid slot, or None if the file is new. Raises `StateInvalid`."""
+        ...
+
+    def store(self, state: TransferState) -> None:
+        """Write slot `generation % 2` and fdatasync. Raises `DiskFull`, `SyncFailed`."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Staging(Protocol):
+    """Where one unfinished transfer lives. Calls block; the lock is held until `close`."""
+
+    @property
+    def part(self) -> PartFile: ...
+
+    @property
+    def state(self) -> StateFile: ...
+
+    @property
+    def ephemeral(self) -> bytes:
+        """The X25519 secret of this transfer, 32 bytes."""
+        ...
+
+    def load_manifest(self) -> bytes | None:
+        """What `save_manifest` kept, or None. To be verified by the caller."""
+        ...
+
+    def save_manifest(self, manifest: bytes) -> None:
+        """Keep the manifest for the next start: atomically, replacing an older one."""
+        ...
+
+    def published(self) -> bool:
+        """Whether the file at the final path is this very part file (a crash came after)."""
+        ...
+
+    def destination_digest(self) -> bytes | None:
+        """BLAKE3 of a regular file at the final path; None if nothing is there."""
+        ...
+
+    def publish(self, *, mode: int, mtime_ns: int, overwrite: bool) -> None:
+        """Make the part file appear at the final path, durably.
+
+        Raises `DestinationExists`, `DestinationUnusable`, `SyncFailed`.
+        """
+        ...
+
+    def free_bytes(self) -> int:
+        """Room on the file system for this user."""
+        ...
+
+    def remove(self) -> None:
+        """Remove every trace of the transfer."""
+        ...
+
+    def close(self) -> None: ...
+
+
+# ---------------------------------------------------------------- origin's memory
+
+
+class StoredManifest(Protocol):
+    """A manifest on the origin's disk, open as long as this lives. Calls block."""
+
+    @property
+    def head_bytes(self) -> bytes: ...
+
+    @property
+    def signature(self) -> bytes: ...
+
+    def leaves(self, first: int, count: int) -> bytes:
+        """Packed leaves, 32 bytes each, unchecked."""
+        ...
+
+    def page(self, page: int) -> bytes:
+        """The packed leaves of a page, checked against the head. Raises `StorageError`."""
+        ...
+
+
+class HashLock(Protocol):
+    """The right to hash one version of a file, on this host."""
+
+    def progress(self, done_bytes: int, total_bytes: int) -> None:
+        """Tell the other workers how far it is."""
+        ...
+
+    def release(self) -> None: ...
+
+
+class ManifestStore(Protocol):
+    """Manifests by file identity and chunk size, shared by the workers of a host. Calls block."""
+
+    def load(self, identity: FileIdentity, chunk_size_bytes: int) -> StoredManifest | None: ...
+
+    def save(
+        self,
+        identity: FileIdentity,
+        chunk_size_bytes: int,
+        head_bytes: bytes,
+        signature: bytes,
+        leaves: bytes,
+    ) -> StoredManifest: ...
+
+    def discard(self, identity: FileIdentity, chunk_size_bytes: int) -> None:
+        """Forget it: the file does not match it any more."""
+        ...
+
+    def try_lock(self, identity: FileIdentity, chunk_size_bytes: int) -> HashLock | None:
+        """None while another process hashes it."""
+        ...
+
+    def progress(self, identity: FileIdentity, chunk_size_bytes: int) -> tuple[int, int] | None:
+        """Bytes done and in all of a hash under way in another process."""
+        ...
+
+
+class ReplayRecord(Protocol):
+    """Which requests were seen, across restarts. `peer` is a site id, 32 bytes."""
+
+    def seen(self, peer: bytes, request_id: RequestId) -> bool:
+        """Raises `EpochLost`."""
+        ...
+
+    def record(self, peer: bytes, request_id: RequestId) -> bool:
+        """Durably; False if it was seen before (another worker was first)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRef:
+    """A pinned peer: what it is called here, its card, and its name on the link."""
+
+    alias: str
+    card: SiteCard
+    address: str
+
+
+class Directory(Protocol):
+    """Who is pinned, and what each may see, as of the last `refresh`."""
+
+    def refresh(self) -> None: ...
+
+    def peer(self, site_id: bytes) -> PeerRef | None: ...
+
+    def share(self, peer: PeerRef, share: str, path: str) -> Share | None:
+        """None where it is not offered to this peer."""
+        ...
+
+    def chunk_size(self, share: str) -> int:
+        """The preferred chunk size in bytes."""
+        ...
+
+
+# ---------------------------------------------------------------- what is going on
+
+
+class Log(Protocol):
+    """A stable event name and fields; what may be written of them is telemetry's business."""
+
+    def __call__(self, event: str, /, *, level: str = "info", **fields: object) -> None: ...
+
+
+# ---------------------------------------------------------------- time and chance
+
+
+class Clock(Protocol):
+    """Both clocks of a machine: one never goes backwards, one is shared with the peer."""
+
+    def monotonic_s(self) -> float: ...
+
+    def wall_ms(self) -> int:
+        """Milliseconds since 1970, UTC."""
+        ...
+
+
+class Entropy(Protocol):
+    """Unpredictable bytes."""
+
+    def __call__(self, size: int, /) -> bytes: ...

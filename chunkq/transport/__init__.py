@@ -1,0 +1,1 @@
+"""What carries packets: `memory`, `spool`, `rabbitmq`. One port, one conformance suite."""
