@@ -23,7 +23,6 @@ business at `Commit`. A page of leaves is kept while one of its chunks is missin
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from itertools import count
 from typing import Final
 
@@ -41,22 +40,21 @@ from chunkq.errors import (
 from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.asks import Asks
 from chunkq.protocol.bitmap import Bitmap
-from chunkq.protocol.geometry import from_ranges, to_ranges
+from chunkq.protocol.geometry import to_ranges
+from chunkq.protocol.leaves import MAX_PAGES, Leaves
 from chunkq.protocol.limits import (
     COMMIT_BYTES,
     COMMIT_INTERVAL_MS,
-    DIGEST_SIZE_BYTES,
     MAX_BYTES_PER_REQUEST,
     MAX_CHUNKS_PER_REQUEST,
     MAX_REPAIR_ROUNDS,
 )
-from chunkq.protocol.manifest import Head, is_zero_page, verify_page, zero_leaf
+from chunkq.protocol.manifest import Head, is_zero_page
 from chunkq.protocol.messages import Refusal, RefusalReason
+from chunkq.protocol.missing import Missing
 from chunkq.protocol.transfer_events import Phase, Waiting
 from chunkq.protocol.window import Window
 
-#: Pages of leaves kept or asked for at once: 32 x 16 KiB, 4 GiB of file at the default chunk size.
-MAX_PAGES: Final = 32
 #: How often the source may change under a transfer before it says so and gives up.
 MAX_VERSIONS: Final = 16
 #: A request for fewer chunks than this waits for more room, unless nothing else is under way.
@@ -99,12 +97,9 @@ class Transfer:
         self._patience_s = patience_s
         self._asks = Asks(window)
         self._tokens = count(1)
-        self._pages: dict[int, bytes] = {}
+        self._leaves: Leaves | None = None
+        self._missing = Missing()
         self._other_asks: dict[int, tuple[float, tuple[int, ...]]] = {}
-        self._again: dict[int, None] = {}
-        self._pages_again: dict[int, None] = {}
-        self._next = 0
-        self._next_page = 0
         self._bad: Counter[int] = Counter()
         self._rechecking = 0
         self.version = 0
@@ -137,13 +132,7 @@ class Transfer:
 
     def leaf(self, index: int) -> bytes | None:
         """The verified leaf of a chunk, if its page is here."""
-        assert self.head is not None
-        page = self.head.geometry.page_of(index)
-        leaves = self._pages.get(page)
-        if leaves is None:
-            return None
-        at = (index - self.head.geometry.page_chunks(page).start) * DIGEST_SIZE_BYTES
-        return leaves[at : at + DIGEST_SIZE_BYTES]
+        return None if self._leaves is None else self._leaves.leaf(index)
 
     @property
     def next_wake_s(self) -> float | None:
@@ -282,36 +271,38 @@ class Transfer:
         ask = self._other_asks.get(event.token)
         if ask is None or self.head is None or event.page not in ask[1]:
             return []
-        verify_page(self.head, event.page, event.leaves)
+        assert self._leaves is not None
+        self._leaves.add(event.page, event.leaves)
         self._heard(now)
+        self._retry_s = RETRY_S
         rest = tuple(page for page in ask[1] if page != event.page)
         if rest:
             self._other_asks[event.token] = (now, rest)
         else:
             del self._other_asks[event.token]
-        self._pages[event.page] = event.leaves
         return self._open_page(event.page)
 
     def _open_page(self, page: int) -> list[ev.Effect]:
         """Leaves of `page` are here: mark its holes, and recheck what is doubtful."""
         assert self.head is not None
-        geometry, chunks = self.head.geometry, self.head.geometry.page_chunks(page)
-        doubtful = [i for i in chunks if i in self.doubtful]
-        for index in chunks:
-            if index not in self.doubtful and self.leaf(index) == zero_leaf(geometry, index):
+        assert self._leaves is not None
+        doubtful = [i for i in self.head.geometry.page_chunks(page) if i in self.doubtful]
+        for index in self._leaves.holes(page):
+            if index not in self.doubtful:
                 self.bitmap.add(index)
         effects = self._recheck(doubtful)
-        self._drop_page_if_done(page)
+        self._leaves.drop_if_done(page, self.bitmap)
         return effects
 
     def _recheck(self, indices: list[int]) -> list[ev.Effect]:
         assert self.head is not None
+        assert self._leaves is not None
         if not indices:
             return []
         self._rechecking += 1
         page = self.head.geometry.page_of(indices[0])
         first = self.head.geometry.page_chunks(page).start
-        return [ev.Recheck(tuple(indices), first, self._pages[page])]
+        return [ev.Recheck(tuple(indices), first, self._leaves.page(page))]
 
     def _on_rechecked(self, event: ev.Rechecked, now: float) -> None:
         self._rechecking -= 1
@@ -487,18 +478,18 @@ class Transfer:
 
     def _ask_pages(self, now: float) -> list[ev.Effect]:
         """Ask for the next pages of leaves when half of the room for them is free."""
+        assert self._leaves is not None
         asked = {page for _, pages in self._other_asks.values() for page in pages}
-        room = MAX_PAGES - len(self._pages) - len(asked)
-        if room < MAX_PAGES // 2 and not (self._pages_again and not asked):
+        room = MAX_PAGES - len(self._leaves) - len(asked)
+        if room < MAX_PAGES // 2 and not (self._leaves.urgent and not asked):
             return []
-        assert self.head is not None
         effects: list[ev.Effect] = []
         pages: list[int] = []
-        for page in self._wanted_pages():
-            if page in asked or page in self._pages:
+        for page in self._leaves.wanted(self.bitmap):
+            if page in asked or page in self._leaves:
                 continue
-            if is_zero_page(self.head, page):
-                effects += self._make_zero_page(page)
+            if self._leaves.add_zeros(page):
+                effects += self._open_page(page)
             else:
                 pages.append(page)
             room -= 1
@@ -509,25 +500,6 @@ class Transfer:
             self._other_asks[token] = (now, tuple(pages))
             effects.append(ev.AskPages(token, tuple(to_ranges(sorted(pages)))))
         return effects
-
-    def _wanted_pages(self) -> Iterator[int]:
-        """Pages to be had again, then the next ones with a chunk that is missing."""
-        assert self.head is not None
-        while self._pages_again:
-            page = next(iter(self._pages_again))
-            del self._pages_again[page]
-            yield page
-        while self._next_page < self.head.geometry.page_count:
-            self._next_page += 1
-            if not self._page_done(self._next_page - 1):
-                yield self._next_page - 1
-
-    def _make_zero_page(self, page: int) -> list[ev.Effect]:
-        assert self.head is not None
-        geometry = self.head.geometry
-        leaves = b"".join(zero_leaf(geometry, i) for i in geometry.page_chunks(page))
-        self._pages[page] = leaves
-        return self._open_page(page)
 
     def _ask_chunks(self, now: float) -> list[ev.Effect]:
         effects: list[ev.Effect] = []
@@ -547,31 +519,12 @@ class Transfer:
         batch = min(MIN_BATCH_CHUNKS, max(1, self._window.limit // 4))
         if room < batch and self._asks.waiting:
             return []
-        room = min(room, MAX_BYTES_PER_REQUEST // self.head.geometry.chunk_size_bytes)
-        picked: list[int] = []
-        for index in list(self._again):
-            if len(picked) >= room:
-                return picked
-            if index in self.bitmap or index in self.doubtful or index in self._asks:
-                del self._again[index]
-            elif self.leaf(index) is not None:
-                del self._again[index]
-                picked.append(index)
-        if len(picked) < room:
-            picked += self._pick_new(room - len(picked))
-        return picked
-
-    def _pick_new(self, room: int) -> list[int]:
-        picked: list[int] = []
-        for index in self.bitmap.missing(self._next):
-            if len(picked) >= room:
-                break
-            if self.leaf(index) is None:
-                break
-            self._next = index + 1
-            if index not in self.doubtful and index not in self._asks:
-                picked.append(index)
-        return picked
+        return self._missing.pick(
+            min(room, MAX_BYTES_PER_REQUEST // self.head.geometry.chunk_size_bytes),
+            present=self.bitmap,
+            skip=lambda index: index in self.doubtful or index in self._asks,
+            known=lambda index: self.leaf(index) is not None,
+        )
 
     # ------------------------------------------------------------ small pieces
 
@@ -590,6 +543,7 @@ class Transfer:
 
     def _resume(self, resumed: ev.Resumed) -> None:
         self.head, self.bitmap = resumed.head, resumed.bitmap
+        self._leaves = Leaves(resumed.head)
         self.doubtful = Bitmap(self.bitmap.count)
         self.phase = resumed.phase
         if self.phase is Phase.RECOVERING or not self.bitmap.complete:
@@ -617,28 +571,22 @@ class Transfer:
             self.uncommitted_bytes += self.head.geometry.length(index)
             if self._dirty_since is None:
                 self._dirty_since = now
-        self._drop_page_if_done(self.head.geometry.page_of(index))
-
-    def _page_done(self, page: int) -> bool:
-        assert self.head is not None
-        chunks = self.head.geometry.page_chunks(page)
-        return next(self.bitmap.missing(chunks.start, chunks.stop), None) is None
-
-    def _drop_page_if_done(self, page: int) -> None:
-        if page in self._pages and self._page_done(page):
-            del self._pages[page]
+        if self._leaves is not None:
+            self._leaves.drop_if_done(self.head.geometry.page_of(index), self.bitmap)
 
     def _ask_again(self, index: int) -> None:
         self._asks.give_up(index)
         if self.head is not None and index not in self.bitmap:
-            self._again[index] = None
-            self._pages_again[self.head.geometry.page_of(index)] = None
+            self._missing.again(index)
+            if self._leaves is not None:
+                self._leaves.want(self.head.geometry.page_of(index))
 
     def _release(self, token: int) -> bool:
         """Give up a request; True if it was still one of ours."""
         known = self._other_asks.pop(token, None)
-        if known is not None:
-            self._pages_again.update(dict.fromkeys(known[1]))
+        if known is not None and self._leaves is not None:
+            for page in known[1]:
+                self._leaves.want(page)
         indices = self._asks.refused(token)
         for index in indices:
             self._ask_again(index)
@@ -647,10 +595,8 @@ class Transfer:
     def _forget_asks(self) -> None:
         self._asks.clear()
         self._other_asks.clear()
-        self._pages.clear()
-        self._again.clear()
-        self._pages_again.clear()
-        self._next = self._next_page = 0
+        self._missing = Missing()
+        self._leaves = None if self.head is None else Leaves(self.head)
 
     def _give_up_overdue(self, now: float) -> None:
         late = self._asks.overdue(now)
@@ -682,8 +628,3 @@ class Transfer:
         self.phase = Phase.FAILED
         self._asks.clear()
         return ev.Finish(error)
-
-
-def chunks_of(effect: ev.AskChunks) -> list[int]:
-    """The chunks that a request asks for."""
-    return list(from_ranges(effect.runs))

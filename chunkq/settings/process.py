@@ -31,3 +31,8 @@ def debug_wanted(environ: Mapping[str, str] | None = None) -> bool:
     """Whether CHUNKQ_DEBUG asks for tracebacks."""
     environ = os.environ if environ is None else environ
     return environ.get("CHUNKQ_DEBUG", "") not in ("", "0")
+
+
+def environment_with(values: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment for a child, with more variables."""
+    return {**os.environ, **values}

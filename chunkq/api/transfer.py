@@ -1,0 +1,202 @@
+"""A transfer under way: one file, or a tree of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from chunkq.api.source import Source
+from chunkq.compose import Fetcher
+from chunkq.errors import ChunkqError
+from chunkq.protocol.messages import Entry
+from chunkq.protocol.transfer_events import Waiting
+from chunkq.runtime.fetch import FetchProgress, FetchResult, FileFetch, Order
+from chunkq.runtime.peer import PeerLink
+from chunkq.runtime.progress import Progress, Result
+from chunkq.runtime.tree import TreeFetch
+from chunkq.settings import Peer
+from chunkq.storage.destination import Destination
+from chunkq.storage.received import Received
+from chunkq.storage.treeplace import TreePlace
+
+#: How often progress is told, in seconds.
+PROGRESS_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What is to be fetched, where to, and how."""
+
+    source: Source
+    destination: Path
+    overwrite: bool
+    links: bool
+    patience_s: float
+
+
+class Transfer:
+    """A transfer under way. Iterate it for progress, await it for the `Result`, `cancel` it.
+
+    What was fetched before a cancellation or an error stays; the same call goes on from there.
+    """
+
+    def __init__(self, fetcher: Fetcher, peer: Peer, wanted: Wanted) -> None:
+        self.source = wanted.source
+        self.destination = wanted.destination
+        self._fetcher = fetcher
+        self._peer = peer
+        self._wanted = wanted
+        self._active: dict[int, FileFetch] = {}
+        self._link: PeerLink | None = None
+        self._tree: TreeFetch | None = None
+        self._phase = "opening"
+        self._done_bytes = 0
+        self._new_bytes = 0
+        self._duplicates = 0
+        self._resumed_chunks = 0
+        self._task = asyncio.ensure_future(self._run())
+
+    def cancel(self) -> None:
+        """Stop: commit what there is, and end as cancelled."""
+        self._task.cancel()
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        return self._task.__await__()
+
+    async def __aiter__(self) -> AsyncIterator[Progress]:
+        """Progress now and then, and once more at the end. Raises nothing: await it for that."""
+        while not self._task.done():
+            yield self.progress()
+            await asyncio.wait((self._task,), timeout=PROGRESS_S)
+        yield self.progress()
+
+    def progress(self) -> Progress:
+        """Where it stands at this moment."""
+        files = [found for fetch in self._active.values() if (found := fetch.progress())]
+        first = files[0] if files else None
+        report = self._tree.report if self._tree else None
+        present = sum(file.bytes_present for file in files)
+        phase = self._phase
+        if first is not None and phase == "running":
+            phase = first.phase.name.lower()
+        total = sum(file.bytes_total for file in files) + self._done_bytes
+        return Progress(
+            source=str(self.source),
+            peer=self.source.peer,
+            phase=phase,
+            path=first.path if first else self.source.path,
+            bytes_present=self._done_bytes + present,
+            bytes_total=max(report.bytes_total, total) if report else total,
+            new_bytes=self._new_bytes + sum(file.new_bytes for file in files),
+            chunks_present=sum(file.chunks_present for file in files),
+            chunks_total=sum(file.chunks_total for file in files),
+            resumed_chunks=self._resumed_chunks,
+            files_done=(report.files + report.unchanged) if report else int(phase == "done"),
+            files_total=report.seen if report else 1,
+            waiting=self._waiting(files),
+        )
+
+    def _waiting(self, files: list[FetchProgress]) -> Waiting | None:
+        """Why nothing moves; the carrier's trouble comes before the peer's."""
+        if self._link is not None and not (health := self._link.requester.transport.health).ok:
+            return Waiting(health.reason, health.detail)
+        return next((file.waiting for file in files if file.waiting), None)
+
+    async def _run(self) -> Result:
+        try:
+            peer = self._link = await self._fetcher.peer(self._peer)
+            self._phase = "running"
+            result = await (self._run_tree(peer) if self.source.tree else self._run_file(peer))
+        except asyncio.CancelledError:
+            self._phase = "stopped"
+            raise
+        except ChunkqError:
+            self._phase = "failed"
+            raise
+        self._phase = "done"
+        return result
+
+    async def _run_file(self, peer: PeerLink) -> Result:
+        with Destination.for_file(self.destination) as destination:
+            found = await self._fetch_one(
+                peer, destination, (self.destination.name,), self.source.path
+            )
+        return Result(
+            source=str(self.source),
+            destination=str(self.destination),
+            size_bytes=found.size_bytes,
+            new_bytes=found.new_bytes,
+            content_digest=found.content_digest.hex(),
+            resumed_chunks=found.resumed_chunks,
+            duplicate_chunks=found.duplicate_chunks,
+            unchanged=int(found.unchanged),
+        )
+
+    async def _run_tree(self, peer: PeerLink) -> Result:
+        with Destination.for_tree(self.destination) as destination:
+
+            async def fetch_file(parts: tuple[str, ...], _entry: Entry) -> None:
+                path = "/".join(filter(None, (self.source.path, *parts)))
+                await self._fetch_one(peer, destination, parts, path)
+
+            self._tree = TreeFetch(
+                peer,
+                self.source.share,
+                self.source.path,
+                TreePlace(destination, overwrite=self._wanted.overwrite),
+                fetch_file,
+                links=self._wanted.links,
+                concurrency=self._fetcher.settings.requester.concurrency,
+                patience_s=self._wanted.patience_s,
+            )
+            report = await self._tree.run()
+        return Result(
+            source=str(self.source),
+            destination=str(self.destination),
+            size_bytes=self._done_bytes,
+            new_bytes=self._new_bytes,
+            resumed_chunks=self._resumed_chunks,
+            duplicate_chunks=self._duplicates,
+            files=report.files,
+            unchanged=report.unchanged,
+            links_left=report.links_left,
+            failures=tuple(report.failures),
+        )
+
+    async def _fetch_one(
+        self, peer: PeerLink, destination: Destination, parts: tuple[str, ...], path: str
+    ) -> FetchResult:
+        order = Order(
+            share=self.source.share,
+            path=path,
+            overwrite=self._wanted.overwrite,
+            patience_s=self._wanted.patience_s,
+            commit_bytes=self._fetcher.settings.requester.commit_size_bytes,
+            commit_interval_s=self._fetcher.settings.requester.commit_interval_s,
+        )
+        await asyncio.to_thread(self._fetcher.places.remember, destination.path)
+        fetch = self._fetcher.file(peer, order, destination, parts, self._on_resume)
+        self._active[id(fetch)] = fetch
+        try:
+            result = await fetch.run()
+        finally:
+            del self._active[id(fetch)]
+            last = fetch.progress()
+            self._new_bytes += last.new_bytes if last else 0
+        received = Received(
+            path=destination.path_of(parts),
+            source=f"{self.source.peer}:{self.source.share}/{path}",
+            size_bytes=result.size_bytes,
+            blake3=result.content_digest.hex(),
+            at_ms=self._fetcher.clock.wall_ms(),
+        )
+        await asyncio.to_thread(self._fetcher.received.add, received)
+        self._done_bytes += result.size_bytes
+        self._duplicates += result.duplicate_chunks
+        return result
+
+    def _on_resume(self, present: int, _total: int) -> None:
+        self._resumed_chunks += present

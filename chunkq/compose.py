@@ -1,0 +1,330 @@
+"""The only place that chooses and stacks adapters: settings in, running parts out."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from chunkq.ports import Clock, Log, PeerRef, Share, Transport
+from chunkq.protocol.identity import SiteCard, SiteKeys
+from chunkq.protocol.limits import DEFAULT_CHUNK_SIZE_BYTES, KEY_SIZE_BYTES, MAX_WINDOW_BYTES
+from chunkq.runtime.answers import Answers
+from chunkq.runtime.fetch import FileFetch, Order
+from chunkq.runtime.manifests import Manifests
+from chunkq.runtime.origin import OriginWorker
+from chunkq.runtime.peer import PeerLink, Requester
+from chunkq.settings import Link, Peer, Registry, Settings
+from chunkq.storage.destination import Destination
+from chunkq.storage.hashing import build_manifest
+from chunkq.storage.instances import Instance, claim_instance
+from chunkq.storage.keys import load_keys
+from chunkq.storage.manifests import ManifestStore
+from chunkq.storage.mapping import storage_errors
+from chunkq.storage.places import Places
+from chunkq.storage.received import ReceivedLog
+from chunkq.storage.replays import ReplayStore
+from chunkq.storage.source import DirectoryShare
+from chunkq.storage.staged import StagedFile, open_staged
+from chunkq.storage.statefile import StateHeader
+from chunkq.storage.transferid import transfer_id
+from chunkq.telemetry.logs import write as write_log
+from chunkq.telemetry.malloc import keep_buffers
+
+#: Threads of a process: hashing, sealing, writing. Two cores are fed by twice as many.
+POOL_THREADS: Final = 4
+#: A spool is its owner's, or a group's whose new files stay the group's.
+PRIVATE_SPOOL_MODE: Final = 0o700
+SHARED_SPOOL_MODE: Final = 0o2770
+#: A commit group and a window of chunks may be unacknowledged at once, and some more in between.
+REPLY_PREFETCH: Final = 4 * MAX_WINDOW_BYTES // DEFAULT_CHUNK_SIZE_BYTES
+
+
+class SystemClock:
+    """The clocks of this machine."""
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+# ---------------------------------------------------------------- transports
+
+
+def make_transport(link: Link, site: str, clock: Clock) -> Transport:
+    """The transport of a link, not yet open. `site`: what this site is called on it."""
+    if link.transport == "spool":
+        from chunkq.transport.spool import SpoolOptions, SpoolTransport
+
+        options = SpoolOptions(
+            root=link.spool_path,
+            site=site,
+            max_message_bytes=link.max_message_bytes,
+            dir_mode=SHARED_SPOOL_MODE if link.shared_group else PRIVATE_SPOOL_MODE,
+        )
+        return SpoolTransport(options, clock)
+    from chunkq.transport.rabbitmq import RabbitMQOptions, RabbitMQTransport
+
+    return RabbitMQTransport(
+        RabbitMQOptions(
+            url=link.url,
+            site=site,
+            max_message_bytes=link.max_message_bytes,
+            tls_ca=_text(link.ca),
+            tls_cert=_text(link.cert),
+            tls_key=_text(link.key),
+            external=link.external,
+            by_policy=link.by_policy,
+        )
+    )
+
+
+def _text(path: os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)
+
+
+def ref_of(peer: Peer) -> PeerRef:
+    return PeerRef(peer.alias, peer.card, peer.address)
+
+
+# ---------------------------------------------------------------- origin
+
+
+class RegistryDirectory:
+    """The registry on disk as the origin's `Directory`."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._shares: dict[str, tuple[object, DirectoryShare]] = {}
+
+    def refresh(self) -> None:
+        self._registry.refresh()
+
+    def peer(self, site_id: bytes) -> PeerRef | None:
+        peer = self._registry.peer_by_key(site_id)
+        return None if peer is None else ref_of(peer)
+
+    def share(self, peer: PeerRef, share: str, path: str) -> Share | None:
+        if not self._registry.allows(peer.alias, share, path):
+            return None
+        config = self._registry.shares[share]
+        known = self._shares.get(share)
+        if known is None or known[0] != config:
+            opened = DirectoryShare(
+                config.path, follow_links=config.follow_links, hidden=config.hidden
+            )
+            known = self._shares[share] = (config, opened)
+        return known[1]
+
+    def chunk_size(self, share: str) -> int:
+        config = self._registry.shares.get(share)
+        return DEFAULT_CHUNK_SIZE_BYTES if config is None else config.chunk_size_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedShares:
+    """Shares that a program decides on itself, instead of those on disk.
+
+    `peers` are the pinned cards by alias; `find(peer alias, share, path)` returns what to offer.
+    """
+
+    peers: Mapping[str, PeerRef]
+    find: Callable[[str, str, str], Share | None]
+
+    def refresh(self) -> None:
+        """Nothing to read: the program changes what it passed in."""
+
+    def peer(self, site_id: bytes) -> PeerRef | None:
+        return next((ref for ref in self.peers.values() if ref.card.site_id == site_id), None)
+
+    def share(self, peer: PeerRef, share: str, path: str) -> Share | None:
+        return self.find(peer.alias, share, path)
+
+    def chunk_size(self, share: str) -> int:  # noqa: ARG002
+        return DEFAULT_CHUNK_SIZE_BYTES
+
+
+@asynccontextmanager
+async def origin_worker(
+    settings: Settings,
+    keys: SiteKeys,
+    link: Link,
+    transport: Transport,
+    *,
+    directory: RegistryDirectory | OfferedShares,
+    log: Log = write_log,
+) -> AsyncIterator[OriginWorker]:
+    """A worker on an open transport; hashes under way are stopped at the end."""
+    places, clock = settings.directories, SystemClock()
+    pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="origin")
+    manifests = Manifests(
+        keys=keys, store=ManifestStore(places.manifests), build=build_manifest, pool=pool
+    )
+    replays = ReplayStore(places.replays)
+    answers = Answers(
+        directory=directory,
+        manifests=manifests,
+        pool=pool,
+        max_message_bytes=transport.limits.max_message_bytes,
+        largest_chunk_bytes=link.largest_chunk_bytes,
+        log=log,
+    )
+    try:
+        yield OriginWorker(
+            keys=keys,
+            address=settings.site_name,
+            transport=transport,
+            directory=directory,
+            replays=replays,
+            answers=answers,
+            clock=clock,
+            entropy=secrets.token_bytes,
+            log=log,
+            requests_per_s=settings.origin.requests_per_second,
+        )
+    finally:
+        await manifests.close()
+        pool.shutdown(wait=True)
+        replays.close()
+
+
+# ---------------------------------------------------------------- requester
+
+
+class Fetcher:
+    """This site as a requester: one reply mailbox a link, made when first needed."""
+
+    def __init__(self, settings: Settings, keys: SiteKeys, *, log: Log = write_log) -> None:
+        self.settings = settings
+        self.keys = keys
+        self.clock = SystemClock()
+        self.log = log
+        self.places = Places(settings.directories.state)
+        self.received = ReceivedLog(settings.directories.state)
+        self.pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="requester")
+        self._stack = AsyncExitStack()
+        self._requesters: dict[str, Requester] = {}
+        self._peers: dict[str, PeerLink] = {}
+        self._instance: Instance | None = None
+        self._opening = asyncio.Lock()
+
+    async def peer(self, peer: Peer) -> PeerLink:
+        """The way to a peer; opens its link. Raises `BrokerUnreachable`, `BrokerRefused`."""
+        async with self._opening:
+            if peer.alias not in self._peers:
+                link = self.settings.links[peer.link]
+                requester = await self._requester(link)
+                self._peers[peer.alias] = PeerLink(
+                    requester,
+                    ref_of(peer),
+                    lifetime_s=link.request_lifetime_s,
+                    largest_chunk_bytes=link.largest_chunk_bytes,
+                )
+            return self._peers[peer.alias]
+
+    @property
+    def transports(self) -> list[Transport]:
+        return [requester.transport for requester in self._requesters.values()]
+
+    def file(
+        self,
+        peer: PeerLink,
+        order: Order,
+        destination: Destination,
+        parts: tuple[str, ...],
+        on_resume: Callable[[int, int], None] | None = None,
+    ) -> FileFetch:
+        """The transfer of one file to `parts` below `destination`."""
+        origin = peer.ref.card.site_id
+
+        def header() -> StateHeader:
+            return StateHeader(
+                ephemeral=secrets.token_bytes(KEY_SIZE_BYTES),
+                instance=peer.requester.instance,
+                site=peer.ref.alias,
+                share=order.share,
+                path=order.path,
+                created_ms=self.clock.wall_ms(),
+            )
+
+        def open_staging() -> StagedFile:
+            name = transfer_id(origin, order.share, order.path, parts)
+            return open_staged(destination, parts, name, header())
+
+        return FileFetch(
+            peer, order, open_staging=open_staging, pool=self.pool, on_resume=on_resume
+        )
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+        self.pool.shutdown(wait=True)
+        if self._instance is not None:
+            self._instance.close()
+
+    async def _requester(self, link: Link) -> Requester:
+        if link.name in self._requesters:
+            return self._requesters[link.name]
+        if self._instance is None:
+            self._instance = claim_instance(self.settings.directories.state, None)
+        site = self.settings.site_name
+        transport = make_transport(link, site, self.clock)
+        self._stack.push_async_callback(transport.close)
+        await transport.open()
+        requester = Requester(
+            keys=self.keys,
+            site=site,
+            instance=self._instance.label,
+            transport=transport,
+            clock=self.clock,
+            entropy=secrets.token_bytes,
+            log=self.log,
+        )
+        self._stack.push_async_callback(requester.close)
+        await requester.start(REPLY_PREFETCH)
+        self._requesters[link.name] = requester
+        return requester
+
+
+# ---------------------------------------------------------------- both
+
+
+def load_identity(settings: Settings) -> SiteKeys:
+    """The keys of this site. Raises `IdentityError`."""
+    return load_keys(settings.directories.keys_file)
+
+
+def prepare_process(settings: Settings) -> None:
+    """What every process that moves data does first. Raises `StorageError`."""
+    keep_buffers()
+    spool = settings.directories.spool
+    if any(link.transport == "spool" and link.spool_path == spool for link in _links(settings)):
+        # Ours alone is made when needed; another one may be a stick that is not plugged in.
+        with storage_errors("mkdir", str(spool)):
+            spool.mkdir(parents=True, exist_ok=True, mode=PRIVATE_SPOOL_MODE)
+
+
+def _links(settings: Settings) -> list[Link]:
+    return list(settings.links.values())
+
+
+__all__ = [
+    "Fetcher",
+    "OfferedShares",
+    "RegistryDirectory",
+    "SiteCard",
+    "SystemClock",
+    "load_identity",
+    "make_transport",
+    "origin_worker",
+    "prepare_process",
+    "ref_of",
+    "write_log",
+]

@@ -1,0 +1,93 @@
+"""The leaves at hand: pages of them, kept while one of their chunks is missing, no longer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from chunkq.protocol.bitmap import Bitmap
+from chunkq.protocol.limits import DIGEST_SIZE_BYTES
+from chunkq.protocol.manifest import Head, is_zero_page, verify_page, zero_leaf
+
+#: Pages kept or asked for at once: 32 x 16 KiB, 4 GiB of file at the default chunk size.
+MAX_PAGES: Final = 32
+
+
+class Leaves:
+    """Pages of one version of a file."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self._geometry = head.geometry
+        self._pages: dict[int, bytes] = {}
+        self._again: dict[int, None] = {}
+        self._next = 0
+
+    def __contains__(self, page: int) -> bool:
+        return page in self._pages
+
+    def __len__(self) -> int:
+        return len(self._pages)
+
+    @property
+    def urgent(self) -> bool:
+        """Whether a page that was passed over is needed after all."""
+        return bool(self._again)
+
+    def leaf(self, index: int) -> bytes | None:
+        """The verified leaf of a chunk, if its page is here."""
+        page = self._geometry.page_of(index)
+        leaves = self._pages.get(page)
+        if leaves is None:
+            return None
+        at = (index - self._geometry.page_chunks(page).start) * DIGEST_SIZE_BYTES
+        return leaves[at : at + DIGEST_SIZE_BYTES]
+
+    def page(self, page: int) -> bytes:
+        """The packed leaves of a page that is here."""
+        return self._pages[page]
+
+    def add(self, page: int, leaves: bytes) -> None:
+        """Take a page in. Raises `Malformed` if it is not what the head says."""
+        verify_page(self._head, page, leaves)
+        self._pages[page] = leaves
+
+    def add_zeros(self, page: int) -> bool:
+        """Make a page that holds nothing but holes, which the head tells; True if it is one."""
+        if not is_zero_page(self._head, page):
+            return False
+        self._pages[page] = b"".join(
+            zero_leaf(self._geometry, index) for index in self._geometry.page_chunks(page)
+        )
+        return True
+
+    def holes(self, page: int) -> list[int]:
+        """The chunks of a page that is here which hold nothing but zeros."""
+        return [
+            index
+            for index in self._geometry.page_chunks(page)
+            if self.leaf(index) == zero_leaf(self._geometry, index)
+        ]
+
+    def drop_if_done(self, page: int, present: Bitmap) -> None:
+        if page in self._pages and self._done(page, present):
+            del self._pages[page]
+
+    def want(self, page: int) -> None:
+        """A chunk of this page is missing (again): see that its leaves come."""
+        self._again[page] = None
+
+    def wanted(self, present: Bitmap) -> Iterator[int]:
+        """Pages to be had again, then the next ones with a chunk missing; each is told once."""
+        while self._again:
+            page = next(iter(self._again))
+            del self._again[page]
+            yield page
+        while self._next < self._geometry.page_count:
+            self._next += 1
+            if not self._done(self._next - 1, present):
+                yield self._next - 1
+
+    def _done(self, page: int, present: Bitmap) -> bool:
+        chunks = self._geometry.page_chunks(page)
+        return next(present.missing(chunks.start, chunks.stop), None) is None

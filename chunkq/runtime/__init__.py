@@ -1,0 +1,1 @@
+"""Asyncio drivers: event → machine → effects, and the supervision of both sides."""

@@ -1,0 +1,273 @@
+"""What an origin does with a request that it has admitted: one method a kind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from chunkq.errors import NotFound, SourceChanging, StorageError, UnsafeName
+from chunkq.ports import (
+    Directory,
+    Log,
+    PeerRef,
+    Share,
+    SourceFile,
+    StoredManifest,
+)
+from chunkq.protocol.cbor import MAX_CONTROL_BODY_SIZE_BYTES
+from chunkq.protocol.digest import digest
+from chunkq.protocol.geometry import Geometry, chunk_size_for, from_ranges
+from chunkq.protocol.limits import (
+    DIGEST_SIZE_BYTES,
+    MAX_LISTING_ENTRIES,
+    MIB,
+)
+from chunkq.protocol.manifest import decode_head
+from chunkq.protocol.messages import (
+    Chunks,
+    Entry,
+    List,
+    Listing,
+    ManifestReply,
+    Open,
+    Pages,
+    Receipt,
+    Refusal,
+    RefusalReason,
+    Request,
+)
+from chunkq.protocol.names import check_path
+from chunkq.protocol.packet import ReplyKind
+from chunkq.runtime.manifests import Manifests, Preparing
+from chunkq.runtime.replies import Replies, refusal
+
+#: So much is read, checked and sealed in one go on a thread.
+BATCH_BYTES: Final = 2 * MIB
+#: A file that changes while it is hashed is looked at again after this.
+CHANGING_RETRY_MS: Final = 1000
+#: What a control reply has beside its content, generously.
+MARGIN_BYTES: Final = 1024
+#: What an entry of a listing has beside its name and target.
+ENTRY_OVERHEAD_BYTES: Final = 96
+
+_T = TypeVar("_T")
+
+
+class Stale(Exception):
+    """The source is no longer the version asked for."""
+
+
+@dataclass(slots=True)
+class _Version:
+    """One version of a file, open, with its manifest."""
+
+    source: SourceFile
+    manifest: StoredManifest
+    geometry: Geometry
+
+    def close(self) -> None:
+        self.source.close()
+
+
+class Answers:
+    """Acts on requests. Raises nothing that a requester caused: that becomes a refusal."""
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        manifests: Manifests,
+        pool: Executor,
+        max_message_bytes: int,
+        largest_chunk_bytes: int,
+        log: Log,
+    ) -> None:
+        self._directory = directory
+        self._manifests = manifests
+        self._pool = pool
+        self._max_message_bytes = max_message_bytes
+        self._largest_chunk_bytes = largest_chunk_bytes
+        self._log = log
+        self.chunks_sent = 0
+
+    async def act(self, peer: PeerRef, body: Request, replies: Replies) -> None:
+        """Answer `body`; a `TransportError` ends it and is the caller's."""
+        try:
+            share = self._granted(peer, body)
+            match body:
+                case Open():
+                    await self._open(share, body, replies)
+                case Pages():
+                    await self._pages(share, body, replies)
+                case Chunks():
+                    await self._chunks(peer, share, body, replies)
+                case List():
+                    await self._list(share, body, replies)
+                case Receipt():
+                    self._log("receipt", peer=peer.alias, share=body.share, path=body.path)
+        except (NotFound, UnsafeName):
+            await replies.refuse(refusal(RefusalReason.NOT_FOUND))
+        except Stale:
+            await replies.refuse(refusal(RefusalReason.STALE, "the source has changed"))
+        except SourceChanging as error:
+            await replies.refuse(refusal(RefusalReason.BUSY, error.message, CHANGING_RETRY_MS))
+        except StorageError as error:
+            self._log("source_unreadable", level="error", peer=peer.alias, detail=error.message)
+            await replies.refuse(
+                refusal(RefusalReason.BUSY, "the origin cannot read it now", CHANGING_RETRY_MS)
+            )
+        await replies.finish()
+
+    def _granted(self, peer: PeerRef, body: Request) -> Share:
+        assert isinstance(body, Open | Pages | Chunks | List | Receipt)
+        check_path(body.path)
+        share = self._directory.share(peer, body.share, body.path)
+        if share is None:
+            raise NotFound("no such share for this peer")
+        return share
+
+    # ------------------------------------------------------------ one a kind
+
+    async def _open(self, share: Share, body: Open, replies: Replies) -> None:
+        source = await self._in_pool(share.open, body.path)
+        try:
+            size = source.identity.size_bytes
+            chunk_size = chunk_size_for(
+                size,
+                self._directory.chunk_size(body.share),
+                min(body.largest_chunk, self._largest_chunk_bytes),
+            )
+            if chunk_size is None:
+                detail = f"{size} bytes are too many for chunks of {body.largest_chunk}"
+                return await replies.refuse(refusal(RefusalReason.TOO_LARGE, detail))
+            found = await self._manifests.get(source, chunk_size, lambda: share.open(body.path))
+            if isinstance(found, Preparing):
+                return await replies.refuse(_preparing(found))
+            await self._send_manifest(source, found, replies)
+        finally:
+            source.close()
+
+    async def _send_manifest(
+        self, source: SourceFile, found: StoredManifest, replies: Replies
+    ) -> None:
+        if len(found.head_bytes) + MARGIN_BYTES > self._max_message_bytes:
+            detail = "its manifest does not fit into a message of this link"
+            return await replies.refuse(refusal(RefusalReason.TOO_LARGE, detail))
+        manifest = ManifestReply(
+            head=found.head_bytes,
+            signature=found.signature,
+            mode=source.mode,
+            mtime_ns=source.identity.mtime_ns,
+        )
+        return await replies.send_body(ReplyKind.MANIFEST, manifest)
+
+    async def _pages(self, share: Share, body: Pages, replies: Replies) -> None:
+        version = await self._version(share, body, replies)
+        if version is None:
+            return
+        try:
+            for page in from_ranges(body.runs):
+                if page >= version.geometry.page_count:
+                    raise Stale
+                leaves = await self._in_pool(version.manifest.page, page)
+                await replies.send(replies.sealer.seal(ReplyKind.PAGE, leaves, page))
+        finally:
+            version.close()
+
+    async def _chunks(self, peer: PeerRef, share: Share, body: Chunks, replies: Replies) -> None:
+        version = await self._version(share, body, replies)
+        if version is None:
+            return
+        try:
+            indices = list(from_ranges(body.runs))
+            if indices[-1] >= version.geometry.chunk_count:
+                raise Stale
+            step = max(1, BATCH_BYTES // version.geometry.chunk_size_bytes)
+            for at in range(0, len(indices), step):
+                packets = await self._in_pool(
+                    _seal_chunks, version, indices[at : at + step], replies
+                )
+                for packet in packets:
+                    await replies.send(packet)
+                    self.chunks_sent += 1
+            self._log(
+                "chunks_sent",
+                level="debug",
+                peer=peer.alias,
+                root=body.root.hex(),
+                runs=body.runs,
+            )
+        except Stale:
+            identity = version.source.identity
+            await self._in_pool(
+                self._manifests.discard, identity, version.geometry.chunk_size_bytes
+            )
+            raise
+        finally:
+            version.close()
+
+    async def _list(self, share: Share, body: List, replies: Replies) -> None:
+        page = await self._in_pool(share.list, body.path, body.cursor, MAX_LISTING_ENTRIES)
+        entries: list[Entry] = []
+        left = min(self._max_message_bytes, MAX_CONTROL_BODY_SIZE_BYTES) - MARGIN_BYTES
+        for entry in page.entries:
+            left -= ENTRY_OVERHEAD_BYTES + len(entry.name.encode()) + 4 * len(entry.target or "")
+            if left < 0 and entries:
+                break
+            entries.append(entry)
+        cursor = page.cursor if len(entries) == len(page.entries) else entries[-1].name
+        await replies.send_body(ReplyKind.LISTING, Listing(entries=entries, cursor=cursor))
+
+    # ------------------------------------------------------------ small pieces
+
+    async def _version(
+        self, share: Share, body: Pages | Chunks, replies: Replies
+    ) -> _Version | None:
+        """The version asked for; None if it was refused. Raises `Stale`."""
+        source = await self._in_pool(share.open, body.path)
+        try:
+            Geometry(source.identity.size_bytes, body.chunk_size)
+            found = await self._manifests.get(
+                source, body.chunk_size, lambda: share.open(body.path)
+            )
+        except BaseException:
+            source.close()
+            raise
+        if isinstance(found, Preparing):
+            source.close()
+            await replies.refuse(_preparing(found))
+            return None
+        head = decode_head(found.head_bytes)
+        version = _Version(source, found, head.geometry)
+        if head.root != body.root:
+            version.close()
+            raise Stale
+        return version
+
+    async def _in_pool(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+
+def _seal_chunks(version: _Version, indices: list[int], replies: Replies) -> list[Any]:
+    """Read, compare with the leaves, seal. Raises `Stale`, `StorageError`."""
+    geometry, packets = version.geometry, []
+    for index in indices:
+        body = version.source.read(geometry.offset(index), geometry.length(index))
+        leaf = version.manifest.leaves(index, 1)
+        if len(body) != geometry.length(index) or digest(body) != leaf[:DIGEST_SIZE_BYTES]:
+            raise Stale
+        packets.append(replies.sealer.seal(ReplyKind.CHUNK, body, index))
+    return packets
+
+
+def _preparing(found: Preparing) -> Refusal:
+    return Refusal(
+        reason=RefusalReason.PREPARING,
+        detail="the origin is hashing the file",
+        retry_after_ms=found.retry_after_ms,
+        done=min(found.done_bytes, found.total_bytes),
+        total=found.total_bytes,
+    )

@@ -1,0 +1,134 @@
+"""Asking for a directory's entries: one question, asked again until it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from chunkq.errors import (
+    ChunkqError,
+    NotFound,
+    NotPermitted,
+    PacketError,
+    PeerRefused,
+    PeerSilent,
+    TransportError,
+    Unroutable,
+)
+from chunkq.ports import Delivery
+from chunkq.protocol import cbor
+from chunkq.protocol.limits import KEY_SIZE_BYTES
+from chunkq.protocol.messages import Entry, List, Listing, Refusal, RefusalReason
+from chunkq.protocol.packet import RawReply, ReplyKind, RequestKind
+from chunkq.runtime.peer import Asked, PeerLink
+
+#: The first wait for an answer if nothing was measured on the link; each further one is doubled.
+FIRST_WAIT_S: Final = 3.0
+MAX_WAIT_S: Final = 60.0
+#: After a refusal that passes (busy), at the least.
+RETRY_S: Final = 0.5
+
+
+class _Question:
+    """One listing request under way. `answer` is a Listing, a Refusal or a TransportError."""
+
+    def __init__(self, peer: PeerLink) -> None:
+        self._peer = peer
+        self.answer: asyncio.Future[Listing | Refusal | TransportError] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def on_reply(self, asked: Asked, raw: RawReply, delivery: Delivery) -> None:
+        self._peer.requester.done(delivery)
+        if self.answer.done():
+            return
+        try:
+            body = asked.open(raw)
+            if raw.header.kind is ReplyKind.LISTING:
+                self.answer.set_result(cbor.decode(Listing, body))
+            elif raw.header.kind is ReplyKind.REFUSAL:
+                refusal = cbor.decode(Refusal, body)
+                self._peer.heed(asked, refusal)
+                self.answer.set_result(refusal)
+        except PacketError as error:
+            self._peer.requester.log("reply_dropped", level="warning", code=error.code)
+
+    def on_failed(self, _asked: Asked, error: TransportError) -> None:
+        if not self.answer.done():
+            self.answer.set_result(error)
+
+
+async def list_directory(
+    peer: PeerLink, share: str, path: str, *, patience_s: float
+) -> AsyncIterator[Entry]:
+    """Every entry of a directory, by name. Raises `NotFound`, `PeerSilent`, ..."""
+    cursor: str | None = None
+    while True:
+        listing = await _ask(peer, share, path, cursor, patience_s)
+        for entry in listing.entries:
+            yield entry
+        if listing.cursor is None or (cursor is not None and listing.cursor <= cursor):
+            return
+        cursor = listing.cursor
+
+
+async def _ask(
+    peer: PeerLink, share: str, path: str, cursor: str | None, patience_s: float
+) -> Listing:
+    requester = peer.requester
+    deadline = requester.clock.monotonic_s() + patience_s
+    wait_s = max(FIRST_WAIT_S, peer.window.rto_s)
+    trouble = "no answer"
+    while (left := deadline - requester.clock.monotonic_s()) > 0:
+        question = _Question(peer)
+        peer.ask(
+            RequestKind.LIST,
+            List(instance=requester.instance, share=share, path=path, cursor=cursor),
+            ephemeral=requester.entropy(KEY_SIZE_BYTES),
+            handler=question.on_reply,
+            failed=question.on_failed,
+        )
+        await asyncio.wait(
+            (question.answer, requester.failed),
+            timeout=min(wait_s, left),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if requester.failed.done():
+            requester.failed.result()
+        if not question.answer.done():
+            wait_s = min(wait_s * 2, MAX_WAIT_S)
+            continue
+        answer = question.answer.result()
+        if isinstance(answer, Listing):
+            return answer
+        if isinstance(answer, Refusal):
+            deadline = requester.clock.monotonic_s() + patience_s
+            await _heed(answer, share, path)
+        else:
+            trouble = answer.message
+            await asyncio.sleep(min(RETRY_S if isinstance(answer, Unroutable) else wait_s, left))
+    raise PeerSilent(
+        f"{peer.ref.alias} does not answer: {trouble} for {patience_s:.0f} s",
+        hint="is `chunkq serve` running there? Run the same command again to go on",
+    )
+
+
+async def _heed(refusal: Refusal, share: str, path: str) -> None:
+    """Wait where waiting helps, else raise."""
+    what = f"{share}/{path}".rstrip("/")
+    error: ChunkqError
+    match refusal.reason:
+        case RefusalReason.NOT_FOUND:
+            error = NotFound(
+                f"{what}: no such directory there, or this site may not see it",
+                hint="the origin's operator sees shares and grants with: chunkq share ls",
+            )
+        case RefusalReason.NOT_PERMITTED:
+            error = NotPermitted(f"{what}: {refusal.detail or 'not permitted'}")
+        case RefusalReason.TOO_LARGE | RefusalReason.UNSUPPORTED:
+            error = PeerRefused(f"{what}: {refusal.detail or refusal.reason}")
+        case _:
+            await asyncio.sleep(max(RETRY_S, refusal.retry_after_ms / 1000))
+            return
+    raise error

@@ -1,0 +1,155 @@
+"""Manifests of an origin's files: from the store, or made now; one hash of a file at a time.
+
+A small file is hashed while its requester waits; a large one in the background, and `open` is
+answered with how far it is. Workers of one host share the store and its locks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeVar
+
+from chunkq.errors import ChunkqError
+from chunkq.ports import FileIdentity, HashLock, ManifestStore, SourceFile, StoredManifest
+from chunkq.protocol.geometry import Geometry
+from chunkq.protocol.identity import SiteKeys
+from chunkq.protocol.limits import MIB
+from chunkq.protocol.manifest import Head, encode_head, sign_head
+
+#: Up to this size the answer waits for the hash (at 1 GB/s: 30 ms).
+INLINE_BYTES: Final = 32 * MIB
+#: The lock file hears of progress in steps of this size.
+PROGRESS_STEP_BYTES: Final = 64 * MIB
+#: When to ask again: what remains at a cautious rate, within bounds that keep a person informed.
+CAUTIOUS_BYTES_PER_S: Final = 1000 * MIB
+MIN_RETRY_S: Final = 0.2
+MAX_RETRY_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """A hash is under way: bytes done, of how many, and when to ask again."""
+
+    done_bytes: int
+    total_bytes: int
+
+    @property
+    def retry_after_ms(self) -> int:
+        left_s = (self.total_bytes - self.done_bytes) / CAUTIOUS_BYTES_PER_S
+        return int(1000 * min(max(left_s, MIN_RETRY_S), MAX_RETRY_S))
+
+
+class Build(Protocol):
+    """Hash a source. Raises `SourceChanging`, `StorageError`, `Stopped`."""
+
+    def __call__(
+        self,
+        source: SourceFile,
+        geometry: Geometry,
+        on_progress: Callable[[int], None],
+        should_stop: Callable[[], bool],
+        /,
+    ) -> tuple[Head, bytes]: ...
+
+
+_Key = tuple[FileIdentity, int]
+_T = TypeVar("_T")
+
+
+class Manifests:
+    """The manifests that one worker gives out."""
+
+    def __init__(
+        self, *, keys: SiteKeys, store: ManifestStore, build: Build, pool: Executor
+    ) -> None:
+        self._keys = keys
+        self._store = store
+        self._build = build
+        self._pool = pool
+        self._jobs: dict[_Key, asyncio.Future[None]] = {}
+        self._progress: dict[_Key, int] = {}
+        self._crash: BaseException | None = None
+        self._stopping = False
+
+    async def get(
+        self, source: SourceFile, chunk_size_bytes: int, reopen: Callable[[], SourceFile]
+    ) -> StoredManifest | Preparing:
+        """The manifest of the version that `source` is, or how far its hash is.
+
+        `reopen` opens the file again for a hash that outlives this request.
+        Raises `SourceChanging`, `StorageError`.
+        """
+        if self._crash is not None:
+            raise self._crash
+        identity = source.identity
+        key = (identity, chunk_size_bytes)
+        stored = await self._in_pool(self._store.load, identity, chunk_size_bytes)
+        if stored is not None:
+            return stored
+        job = self._jobs.get(key)
+        if job is None:
+            lock = await self._in_pool(self._store.try_lock, identity, chunk_size_bytes)
+            if lock is None:
+                done = self._store.progress(identity, chunk_size_bytes) or (0, identity.size_bytes)
+                return Preparing(*done)
+            job = asyncio.ensure_future(self._hash(key, lock, reopen))
+            job.add_done_callback(lambda done: self._forget(key, done))
+            self._jobs[key] = job
+        if identity.size_bytes <= INLINE_BYTES:
+            await asyncio.shield(job)
+            stored = await self._in_pool(self._store.load, identity, chunk_size_bytes)
+            if stored is not None:
+                return stored
+        return Preparing(self._progress.get(key, 0), identity.size_bytes)
+
+    def discard(self, identity: FileIdentity, chunk_size_bytes: int) -> None:
+        """The file does not match its manifest: the next `get` makes a new one."""
+        self._store.discard(identity, chunk_size_bytes)
+
+    async def close(self) -> None:
+        """Stop the hashes under way."""
+        self._stopping = True
+        if self._jobs:
+            await asyncio.wait(list(self._jobs.values()))
+
+    async def _hash(self, key: _Key, lock: HashLock, reopen: Callable[[], SourceFile]) -> None:
+        try:
+            await self._in_pool(self._hash_blocking, key, lock, reopen)
+        finally:
+            lock.release()
+
+    def _hash_blocking(self, key: _Key, lock: HashLock, reopen: Callable[[], SourceFile]) -> None:
+        identity, chunk_size = key
+        source = reopen()
+        try:
+            if source.identity != identity:
+                return  # it changed already; whoever asks next asks for the new version
+            told = 0
+
+            def on_progress(done: int) -> None:
+                nonlocal told
+                self._progress[key] = done
+                if done - told >= PROGRESS_STEP_BYTES:
+                    told = done
+                    lock.progress(done, identity.size_bytes)
+
+            geometry = Geometry(identity.size_bytes, chunk_size)
+            head, leaves = self._build(source, geometry, on_progress, lambda: self._stopping)
+            head_bytes = encode_head(head)
+            signature = sign_head(self._keys, head_bytes)
+            self._store.save(identity, chunk_size, head_bytes, signature, leaves)
+        finally:
+            source.close()
+
+    def _forget(self, key: _Key, job: asyncio.Future[None]) -> None:
+        self._jobs.pop(key, None)
+        self._progress.pop(key, None)
+        error = None if job.cancelled() else job.exception()
+        if error is not None and not isinstance(error, ChunkqError):
+            self._crash = error  # a defect: the next request brings it to the worker's notice
+
+    async def _in_pool(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)

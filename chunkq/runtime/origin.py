@@ -1,0 +1,148 @@
+"""An origin worker: takes requests from its mailbox, judges them, answers, acknowledges.
+
+A pool is any number of these, in any number of processes and hosts, on one mailbox. They share
+nothing but the manifest and the replay store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from chunkq.errors import PacketError, Replayed, StorageError, TransportError
+from chunkq.ports import (
+    Clock,
+    Delivery,
+    Directory,
+    Entropy,
+    Log,
+    Mailbox,
+    PeerRef,
+    ReplayRecord,
+    Transport,
+)
+from chunkq.protocol.identity import SiteCard, SiteKeys
+from chunkq.protocol.limits import KEY_SIZE_BYTES
+from chunkq.protocol.messages import Chunks, Request
+from chunkq.protocol.origin import Admitted, Gate
+from chunkq.protocol.seal import ReplySealer
+from chunkq.runtime.answers import Answers
+from chunkq.runtime.inbox import Inbox
+from chunkq.runtime.replies import Replies
+from chunkq.runtime.tasks import Tasks
+
+#: Requests taken from the queue and not finished: what a killed worker holds up for a while.
+PREFETCH: Final = 32
+#: Requests for chunks worked on at once: one reads and seals while the other is being sent.
+CHUNK_REQUESTS: Final = 2
+
+
+class OriginWorker:
+    """Serves one mailbox on one transport until cancelled; `drain` lets it finish what it has."""
+
+    def __init__(
+        self,
+        *,
+        keys: SiteKeys,
+        address: str,
+        transport: Transport,
+        directory: Directory,
+        replays: ReplayRecord,
+        answers: Answers,
+        clock: Clock,
+        entropy: Entropy,
+        log: Log,
+        requests_per_s: float,
+    ) -> None:
+        self._keys = keys
+        self._mailbox = Mailbox("req", address)
+        self._transport = transport
+        self._directory = directory
+        self._replays = replays
+        self._answers = answers
+        self._clock = clock
+        self._entropy = entropy
+        self._log = log
+        self._gate = Gate(
+            keys=keys, peer=self._card_of, seen=replays.seen, requests_per_s=requests_per_s
+        )
+        self._chunk_slots = asyncio.Semaphore(CHUNK_REQUESTS)
+        self._tasks = Tasks(self._on_crash)
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._inbox: Inbox | None = None
+
+    async def run(self) -> None:
+        """Serve. Ends only by an error that starting again would not mend, or by cancellation."""
+        consumer = await self._transport.consume(self._mailbox, prefetch=PREFETCH)
+        inbox = self._inbox = Inbox(consumer)
+        self._log("serving", mailbox=str(self._mailbox))
+        receiving = asyncio.ensure_future(self._receive(inbox))
+        try:
+            await asyncio.wait((receiving, self._failed), return_when=asyncio.FIRST_COMPLETED)
+            for future in (receiving, self._failed):
+                if future.done():
+                    future.result()
+        finally:
+            receiving.cancel()
+            await asyncio.gather(receiving, return_exceptions=True)
+            await self._tasks.drain()
+            await inbox.close()
+            self._failed.cancel()
+
+    async def _receive(self, inbox: Inbox) -> None:
+        while True:
+            deliveries = await inbox.receive()
+            try:
+                self._directory.refresh()
+            except StorageError as error:
+                self._log("directory_unreadable", level="error", detail=error.message)
+            for delivery in deliveries:
+                self._tasks.spawn(self._handle(inbox, delivery))
+
+    async def _handle(self, inbox: Inbox, delivery: Delivery) -> None:
+        """One packet, from the first check to the acknowledgement."""
+        try:
+            admitted = self._gate.admit(
+                delivery.body, self._clock.monotonic_s(), self._clock.wall_ms()
+            )
+            header = admitted.raw.header
+            if admitted.recordable and not self._replays.record(header.sender, header.request_id):
+                raise Replayed("another worker took it")
+            body = self._gate.decode(admitted)
+            peer = self._directory.peer(header.sender)
+            if peer is not None:
+                await self._answer(peer, admitted, body)
+        except PacketError as error:
+            self._log("request_dropped", level="warning", code=error.code, detail=error.message)
+        except StorageError as error:  # no replay record, no act: the requester asks again
+            self._log("request_not_recorded", level="error", detail=error.message)
+        except TransportError as error:
+            self._log("reply_undeliverable", level="warning", detail=error.message)
+        inbox.done(delivery)
+
+    async def _answer(self, peer: PeerRef, admitted: Admitted, body: Request) -> None:
+        sealer = ReplySealer(
+            raw=admitted.raw, keys=self._keys, ephemeral_secret=self._entropy(KEY_SIZE_BYTES)
+        )
+        to = Mailbox("rep", peer.address, body.instance)
+        replies = Replies(self._transport, to, sealer)
+        try:
+            if admitted.refusal is not None:
+                await replies.refuse(admitted.refusal)
+                await replies.finish()
+            elif isinstance(body, Chunks):
+                async with self._chunk_slots:
+                    await self._answers.act(peer, body, replies)
+            else:
+                await self._answers.act(peer, body, replies)
+        finally:
+            await replies.abort()
+
+    def _card_of(self, site_id: bytes) -> SiteCard | None:
+        peer = self._directory.peer(site_id)
+        return None if peer is None else peer.card
+
+    def _on_crash(self, error: Exception) -> None:
+        """A fault of ours (or a fatal one of the broker): end, so that the supervisor sees it."""
+        if not self._failed.done():
+            self._failed.set_exception(error)

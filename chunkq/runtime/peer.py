@@ -1,0 +1,284 @@
+"""A requester's end of one link, and its way to one origin on it.
+
+`Requester` owns the reply mailbox and gives each reply to whoever asked; `PeerLink` seals and
+sends requests to one origin and holds what all transfers from it share: the window and the
+difference of the clocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from chunkq.errors import BadSeal, PacketError, TransportError
+from chunkq.ports import Clock, Delivery, Entropy, Log, Mailbox, PeerRef, Transport
+from chunkq.protocol import cbor
+from chunkq.protocol.identity import SiteKeys
+from chunkq.protocol.limits import MAX_WINDOW_BYTES
+from chunkq.protocol.messages import Refusal, RefusalReason, Request
+from chunkq.protocol.packet import (
+    RawReply,
+    ReplyHeader,
+    RequestId,
+    RequestKind,
+    Suite,
+    parse_reply,
+)
+from chunkq.protocol.seal import ReplyOpener, has_aes, seal_request
+from chunkq.protocol.window import Window
+from chunkq.runtime.inbox import Inbox
+from chunkq.runtime.tasks import Tasks
+
+#: Requests whose replies are still known by name; later ones of older requests are dropped.
+MAX_PENDING: Final = 4096
+#: Ephemerals (workers that answer) kept for one request; a forger's would push out the oldest.
+MAX_OPENERS: Final = 4
+#: Random bits below the millisecond in an epoch, so that two starts in one never meet.
+EPOCH_RANDOM_BITS: Final = 20
+
+
+@dataclass(slots=True)
+class Asked:
+    """A request under way: what opens its replies, and who takes them."""
+
+    peer: PeerLink
+    request_id: RequestId
+    ephemeral: bytes
+    handler: ReplyHandler
+    token: int
+    version: int = 0
+    openers: OrderedDict[bytes, ReplyOpener] = field(default_factory=OrderedDict)
+
+    def open(self, raw: RawReply) -> bytes:
+        """The body of a reply. Raises `BadSeal`. May be called from any one thread at a time."""
+        return self._opener(raw.header).open(raw)
+
+    def _opener(self, header: ReplyHeader) -> ReplyOpener:
+        opener = self.openers.get(header.ephemeral)
+        if opener is None:
+            opener = ReplyOpener(
+                header=header,
+                sender=self.peer.keys.site_id,
+                recipient=self.peer.ref.card,
+                ephemeral_secret=self.ephemeral,
+            )
+            self.openers[header.ephemeral] = opener
+            while len(self.openers) > MAX_OPENERS:
+                self.openers.popitem(last=False)
+        return opener
+
+
+class ReplyHandler(Protocol):
+    """Takes a reply; gives the delivery back through `Requester.done` in the end."""
+
+    def __call__(self, asked: Asked, raw: RawReply, delivery: Delivery, /) -> None: ...
+
+
+class Requester:
+    """One reply mailbox on one link. `instance` names it; it outlives this process."""
+
+    def __init__(
+        self,
+        *,
+        keys: SiteKeys,
+        site: str,
+        instance: str,
+        transport: Transport,
+        clock: Clock,
+        entropy: Entropy,
+        log: Log,
+    ) -> None:
+        self.keys = keys
+        self.instance = instance
+        self.transport = transport
+        self.clock = clock
+        self.entropy = entropy
+        self.log = log
+        self.mailbox = Mailbox("rep", site, instance)
+        self.adopters: list[Callable[[RawReply], Asked | None]] = []
+        self._inbox: Inbox | None = None
+        self._pending: OrderedDict[RequestId, Asked | None] = OrderedDict()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks = Tasks(self._on_error)
+        self._epoch = 0
+        self._counter = 0
+        self.new_epoch()
+
+    async def start(self, prefetch: int) -> None:
+        """Begin to take replies, at most `prefetch` unfinished."""
+        self._inbox = Inbox(await self.transport.consume(self.mailbox, prefetch=prefetch))
+        self._tasks.spawn(self._receive(self._inbox))
+
+    async def close(self) -> None:
+        await self._tasks.cancel()
+        if self._inbox is not None:
+            await self._inbox.close()
+        if self._failed.done():
+            self._failed.exception()
+        else:
+            self._failed.cancel()
+
+    @property
+    def failed(self) -> asyncio.Future[None]:
+        """Resolves with the error that ended this link for good."""
+        return self._failed
+
+    def done(self, *deliveries: Delivery) -> None:
+        assert self._inbox is not None
+        self._inbox.done(*deliveries)
+
+    def new_epoch(self, floor: int = 0) -> None:
+        """Start counting anew: at a start, or when an origin has lost its record of this one."""
+        random = int.from_bytes(self.entropy(4), "big") % (1 << EPOCH_RANDOM_BITS)
+        epoch = (self.clock.wall_ms() << EPOCH_RANDOM_BITS) | random
+        self._epoch = max(epoch, self._epoch + 1, floor + 1)
+        self._counter = 0
+
+    def next_id(self) -> RequestId:
+        self._counter += 1
+        return RequestId(self._epoch, self._counter)
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def expect(self, asked: Asked) -> None:
+        self._remember(asked.request_id, asked)
+
+    def spawn(self, asked: Asked, packet: bytes, lifetime_s: float, failed: AskFailure) -> None:
+        """Send a request in the background; `failed` hears if the carrier does not take it."""
+        self._tasks.spawn(self._publish(asked, packet, lifetime_s, failed))
+
+    def _remember(self, request_id: RequestId, asked: Asked | None) -> None:
+        self._pending[request_id] = asked
+        while len(self._pending) > MAX_PENDING:
+            self._pending.popitem(last=False)
+
+    async def _publish(
+        self, asked: Asked, packet: bytes, lifetime_s: float, failed: AskFailure
+    ) -> None:
+        try:
+            await self.transport.publish(
+                Mailbox("req", asked.peer.ref.address), packet, lifetime_s=lifetime_s
+            )
+        except TransportError as error:
+            failed(asked, error)
+
+    async def _receive(self, inbox: Inbox) -> None:
+        while True:
+            for delivery in await inbox.receive():
+                try:
+                    raw = parse_reply(delivery.body)
+                except PacketError as error:
+                    self.log("reply_dropped", level="warning", code=error.code)
+                    inbox.done(delivery)
+                    continue
+                asked = self._find(raw)
+                if asked is None:
+                    self.log("reply_dropped", level="debug", code="unasked")
+                    inbox.done(delivery)
+                else:
+                    asked.handler(asked, raw, delivery)
+
+    def _find(self, raw: RawReply) -> Asked | None:
+        """Who asked for this; a transfer of an earlier process may own it (its key opens it)."""
+        request_id = raw.header.request_id
+        if request_id in self._pending:
+            return self._pending[request_id]
+        asked = next((found for adopt in self.adopters if (found := adopt(raw))), None)
+        self._remember(request_id, asked)
+        return asked
+
+    def _on_error(self, error: Exception) -> None:
+        if not self._failed.done():
+            self._failed.set_exception(error)
+
+
+class AskFailure(Protocol):
+    def __call__(self, asked: Asked, error: TransportError, /) -> None: ...
+
+
+class PeerLink:
+    """The way to one origin."""
+
+    def __init__(
+        self, requester: Requester, ref: PeerRef, *, lifetime_s: float, largest_chunk_bytes: int
+    ) -> None:
+        self.requester = requester
+        self.keys = requester.keys
+        self.ref = ref
+        self.lifetime_s = lifetime_s
+        self.largest_chunk_bytes = largest_chunk_bytes
+        self.window = Window(max_chunks=MAX_WINDOW_BYTES // largest_chunk_bytes)
+        self.clock_offset_ms = 0
+        self.hungry: dict[object, Callable[[], None]] = {}
+        self._suite = Suite.AES256GCM if has_aes() else Suite.XCHACHA20POLY1305
+        self._feeding = False
+
+    def ask(
+        self,
+        kind: RequestKind,
+        body: Request,
+        *,
+        ephemeral: bytes,
+        handler: ReplyHandler,
+        failed: AskFailure,
+        token: int = 0,
+        version: int = 0,
+    ) -> Asked:
+        """Seal, sign and send a request; replies go to `handler`."""
+        requester = self.requester
+        issued_ms = requester.clock.wall_ms() + self.clock_offset_ms
+        request_id = requester.next_id()
+        packet = seal_request(
+            keys=self.keys,
+            recipient=self.ref.card,
+            ephemeral_secret=ephemeral,
+            kind=kind,
+            request_id=request_id,
+            issued_ms=issued_ms,
+            expires_ms=issued_ms + int(self.lifetime_s * 1000),
+            body=cbor.encode(body),
+            suite=self._suite,
+        )
+        asked = Asked(self, request_id, ephemeral, handler, token, version)
+        requester.expect(asked)
+        requester.spawn(asked, packet, self.lifetime_s, failed)
+        return asked
+
+    def adopt(self, raw: RawReply, ephemeral: bytes, handler: ReplyHandler) -> Asked | None:
+        """The request behind a reply to an earlier process, if `ephemeral` opens it."""
+        asked = Asked(self, raw.header.request_id, ephemeral, handler, token=0)
+        try:
+            asked.open(raw)
+        except BadSeal:
+            return None
+        return asked
+
+    def heed(self, asked: Asked, refusal: Refusal) -> None:
+        """Take from a refusal what concerns every later request to this origin."""
+        if refusal.reason is RefusalReason.CLOCK_SKEW:
+            self.clock_offset_ms += refusal.offset_ms
+            self.requester.log(
+                "clock_skew", level="warning", peer=self.ref.alias, offset_ms=refusal.offset_ms
+            )
+        current = asked.request_id.epoch == self.requester.epoch
+        if refusal.reason is RefusalReason.EXPIRED and refusal.epoch_floor and current:
+            self.requester.new_epoch(refusal.epoch_floor)
+
+    def room_appeared(self) -> None:
+        """Let the transfers that found the window full ask again, soon and once."""
+        if self.hungry and not self._feeding and self.window.room:
+            self._feeding = True
+            asyncio.get_running_loop().call_soon(self._feed)
+
+    def _feed(self) -> None:
+        self._feeding = False
+        for key, wake in list(self.hungry.items()):
+            if not self.window.room:
+                break
+            self.hungry.pop(key, None)
+            wake()

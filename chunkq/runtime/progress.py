@@ -1,0 +1,53 @@
+"""Where a transfer stands, for whoever watches: one file or a whole tree."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chunkq.errors import ChunkqError
+from chunkq.protocol.transfer_events import Waiting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A moment of a transfer.
+
+    `phase`: opening, running, recovering, verifying, publishing, done or failed. Bytes and chunks
+    are those present; `new_bytes` came since this start. `files_total` grows while a tree is
+    walked. `waiting` says why nothing moves. `resumed_chunks`: were there at the start.
+    """
+
+    source: str
+    peer: str
+    phase: str
+    path: str = ""
+    bytes_present: int = 0
+    bytes_total: int = 0
+    new_bytes: int = 0
+    chunks_present: int = 0
+    chunks_total: int = 0
+    resumed_chunks: int = 0
+    files_done: int = 0
+    files_total: int = 1
+    waiting: Waiting | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A finished transfer.
+
+    `content_digest` is the BLAKE3 of the file (as `b3sum` prints it, in hexadecimal), empty for a
+    tree. `failures` are the files of a tree that could not be had, as `(path, error)`.
+    """
+
+    source: str
+    destination: str
+    size_bytes: int
+    new_bytes: int
+    content_digest: str = ""
+    resumed_chunks: int = 0
+    duplicate_chunks: int = 0
+    files: int = 1
+    unchanged: int = 0
+    links_left: int = 0
+    failures: tuple[tuple[str, ChunkqError], ...] = field(default_factory=tuple)

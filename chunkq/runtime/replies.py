@@ -1,0 +1,82 @@
+"""The replies to one request: sealed in order, sent with a bounded number of bytes on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from chunkq.errors import Nacked
+from chunkq.ports import Buffer, Mailbox, Transport
+from chunkq.protocol import cbor
+from chunkq.protocol.limits import MIB
+from chunkq.protocol.messages import Body, Refusal, RefusalReason
+from chunkq.protocol.packet import ReplyKind
+from chunkq.protocol.seal import ReplySealer
+
+#: Bytes of one request's replies handed to the carrier and not yet taken over by it.
+MAX_UNSENT_BYTES: Final = 8 * MIB
+#: A full reply queue: try again after this, doubling, so often; then the requester asks again.
+NACK_RETRY_S: Final = 0.1
+NACK_RETRIES: Final = 6
+
+
+class Replies:
+    """Where one request's replies go, and what seals them."""
+
+    def __init__(self, transport: Transport, to: Mailbox, sealer: ReplySealer) -> None:
+        self.sealer = sealer
+        self._transport = transport
+        self._to = to
+        self._sending: dict[asyncio.Task[None], int] = {}
+        self._unsent_bytes = 0
+
+    async def send(self, packet: Buffer) -> None:
+        """Give a sealed packet to the carrier; waits only while too much is on the way.
+
+        Raises the `TransportError` of an earlier one.
+        """
+        size = len(packet)
+        while self._sending and self._unsent_bytes + size > MAX_UNSENT_BYTES:
+            await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
+            self._collect()
+        task = asyncio.ensure_future(self._publish(packet))
+        self._sending[task] = size
+        self._unsent_bytes += size
+
+    async def send_body(self, kind: ReplyKind, body: Body, index: int = 0) -> None:
+        await self.send(self.sealer.seal(kind, cbor.encode(body), index))
+
+    async def refuse(self, refusal: Refusal) -> None:
+        await self.send_body(ReplyKind.REFUSAL, refusal)
+
+    async def finish(self) -> None:
+        """Wait until the carrier has taken all. Raises the first `TransportError`."""
+        while self._sending:
+            await asyncio.wait(self._sending)
+            self._collect()
+
+    async def abort(self) -> None:
+        """Forget what is on the way."""
+        for task in self._sending:
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
+        self._sending.clear()
+
+    def _collect(self) -> None:
+        for task in [task for task in self._sending if task.done()]:
+            self._unsent_bytes -= self._sending.pop(task)
+            task.result()
+
+    async def _publish(self, packet: Buffer) -> None:
+        delay = NACK_RETRY_S
+        for _ in range(NACK_RETRIES):
+            try:
+                return await self._transport.publish(self._to, packet)
+            except Nacked:
+                await asyncio.sleep(delay)
+                delay *= 2
+        return await self._transport.publish(self._to, packet)
+
+
+def refusal(reason: RefusalReason, detail: str = "", retry_after_ms: int = 0) -> Refusal:
+    return Refusal(reason=reason, detail=detail, retry_after_ms=retry_after_ms)

@@ -1,0 +1,1 @@
+"""Files: sources, staging, publishing, keys, manifest and replay stores."""

@@ -1,0 +1,37 @@
+"""What stands at a path, without following it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """`SPECIAL`: FIFO, socket or device."""
+
+    NOTHING = "nothing"
+    FILE = "file"
+    DIRECTORY = "directory"
+    LINK = "link"
+    SPECIAL = "FIFO, socket or device"
+
+
+def kind_of(status: os.stat_result) -> Kind:
+    if stat.S_ISREG(status.st_mode):
+        return Kind.FILE
+    if stat.S_ISDIR(status.st_mode):
+        return Kind.DIRECTORY
+    return Kind.LINK if stat.S_ISLNK(status.st_mode) else Kind.SPECIAL
+
+
+def lstat_at(directory_fd: int, name: str) -> os.stat_result | None:
+    """The status of `name` itself, or None. Raises `OSError` other than not found."""
+    try:
+        return os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def is_regular(fd: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode)

@@ -1,0 +1,157 @@
+"""A transfer's staging together with the final path it is for (`ports.Staging`)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Final
+
+from blake3 import blake3
+
+from chunkq.errors import DestinationUnusable, StateInvalid
+from chunkq.protocol.limits import MIB
+from chunkq.storage import descriptors
+from chunkq.storage.destination import Destination
+from chunkq.storage.kinds import Kind, kind_of, lstat_at
+from chunkq.storage.mapping import storage_errors
+from chunkq.storage.partfile import PartFile
+from chunkq.storage.publish import publish
+from chunkq.storage.staging import Staging
+from chunkq.storage.statefile import StateFile, StateHeader
+
+_READ_SIZE_BYTES: Final = 1 * MIB
+
+
+class StagedFile:
+    """One file on its way to `parts` below `destination`, which stays the caller's to close."""
+
+    def __init__(self, staging: Staging, destination: Destination, parts: Sequence[str]) -> None:
+        self.staging = staging
+        self.destination = destination
+        self.parts = tuple(parts)
+        self.part_missing = _part_missing(staging)
+
+    @property
+    def part(self) -> PartFile:
+        return self.staging.part
+
+    @property
+    def state(self) -> StateFile:
+        return self.staging.state
+
+    @property
+    def ephemeral(self) -> bytes:
+        """The X25519 secret of this transfer, 32 bytes."""
+        if self.staging.ephemeral is None:
+            raise StateInvalid(f"{self.state.path} has no header yet")
+        return self.staging.ephemeral
+
+    @property
+    def instance(self) -> str:
+        """The reply mailbox that the transfer's first requests named."""
+        return self.staging.instance or ""
+
+    def load_manifest(self) -> bytes | None:
+        """What `save_manifest` kept, or None. To be verified by the caller."""
+        return self.staging.load_manifest()
+
+    def save_manifest(self, manifest: bytes) -> None:
+        """Keep the manifest for the next start: atomically, replacing an older one."""
+        self.staging.save_manifest(manifest)
+
+    def published(self) -> bool:
+        """Whether the file at the final path is this very part file (a crash came after)."""
+        status = self.destination.status(self.parts)
+        return status is not None and self.part.same_as(status)
+
+    def destination_digest(self) -> bytes | None:
+        """BLAKE3 of the file at the final path; None if nothing is there.
+
+        Of a link: of the path it holds, which is no file's that was asked for. Raises
+        `DestinationUnusable` for a directory, FIFO or device: nothing will ever replace that.
+        """
+        path = self.destination.path_of(self.parts)
+        with (
+            self.destination.open_parent(self.parts) as (fd, name),
+            storage_errors("read", path, destination=True),
+        ):
+            status = lstat_at(fd, name)
+            if status is None:
+                return None
+            kind = kind_of(status)
+            if kind is Kind.LINK:
+                return blake3(os.fsencode(os.readlink(name, dir_fd=fd))).digest()
+            if kind is not Kind.FILE:
+                raise DestinationUnusable(
+                    f"{path} is a {kind}; a file cannot take its place",
+                    hint="move it away, or choose another destination",
+                )
+            return _digest(fd, name)
+
+    def publish(self, *, mode: int, mtime_ns: int, overwrite: bool) -> None:
+        """Make the part file appear at the final path, durably.
+
+        Raises `DestinationExists`, `DestinationUnusable`, `SyncFailed`, `StorageError`.
+        """
+        publish(
+            self.staging,
+            self.destination,
+            self.parts,
+            mode=mode,
+            mtime_ns=mtime_ns,
+            overwrite=overwrite,
+        )
+
+    def free_bytes(self) -> int:
+        """Room on the file system for this user."""
+        with storage_errors("fstatvfs", self.staging.path):
+            room = os.fstatvfs(self.staging.directory_fd)
+        return room.f_bavail * room.f_frsize
+
+    def remove(self) -> None:
+        """Remove every trace of the transfer but what was published."""
+        self.staging.remove()
+
+    def close(self) -> None:
+        self.staging.close()
+
+
+def open_staged(
+    destination: Destination, parts: Sequence[str], transfer_id: str, header: StateHeader
+) -> StagedFile:
+    """Take up the transfer, or begin it with `header`, whose secret is used only then.
+
+    Raises `TransferBusy`, `DestinationUnusable`, `DiskFull`, `StorageError`.
+    """
+    staging = Staging(destination, transfer_id)
+    try:
+        if staging.header is None:
+            staging.begin(header)
+        return StagedFile(staging, destination, parts)
+    except BaseException:
+        staging.close()
+        raise
+
+
+def _part_missing(staging: Staging) -> bool:
+    """Whether the part file is absent or shorter than the state says."""
+    try:
+        state = staging.state.load()
+    except StateInvalid:
+        return False
+    return state is not None and (
+        not staging.part.exists or staging.part.size_bytes < state.size_bytes
+    )
+
+
+def _digest(directory_fd: int, name: str) -> bytes:
+    hasher = blake3()
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory_fd)
+    try:
+        offset = 0
+        while block := descriptors.read_full(fd, offset, _READ_SIZE_BYTES):
+            hasher.update(block)
+            offset += len(block)
+    finally:
+        os.close(fd)
+    return hasher.digest()

@@ -1,0 +1,188 @@
+"""Where an unfinished transfer lives: `.chunkq/<transfer id>.*` beside its destination.
+
+    <id>.state     the state file, locked as long as a process works on the transfer
+    <id>.part      the unfinished file
+    <id>.manifest  the signed manifest that the state's root belongs to
+
+Names come from the transfer id, never from a peer. Everything is reached through one descriptor of
+the directory, so nothing that happens to the path above it leads a write elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from typing import Final
+
+from blake3 import blake3
+
+from chunkq.errors import DestinationUnusable, StateInvalid, StorageError, TransferBusy
+from chunkq.protocol.limits import DIGEST_SIZE_BYTES, MAX_HEAD_SIZE_BYTES
+from chunkq.protocol.names import STAGING_NAME
+from chunkq.storage import descriptors
+from chunkq.storage.destination import Destination
+from chunkq.storage.locks import MAX_ATTEMPTS, lock_file
+from chunkq.storage.mapping import storage_errors
+from chunkq.storage.partfile import PartFile
+from chunkq.storage.statefile import StateFile, StateHeader
+
+PART_SUFFIX: Final = ".part"
+STATE_SUFFIX: Final = ".state"
+MANIFEST_SUFFIX: Final = ".manifest"
+#: A second name of the part file while it replaces something (see `publish`).
+PUBLISH_SUFFIX: Final = ".new"
+TRANSFER_ID: Final = re.compile(r"[0-9a-f]{32}")
+_MANIFEST_CONTEXT: Final = "chunkq 1 staged manifest"
+#: The head, its signature, and a few small fields around them.
+MAX_MANIFEST_SIZE_BYTES: Final = MAX_HEAD_SIZE_BYTES + 4096
+_DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+
+
+class Staging:
+    """The files of one transfer, open and locked.
+
+    Raises `TransferBusy` if another process has it, `DestinationUnusable`, `StorageError`.
+    """
+
+    def __init__(self, destination: Destination, transfer_id: str) -> None:
+        if not TRANSFER_ID.fullmatch(transfer_id):
+            raise StateInvalid(f"{transfer_id[:80]!a} is no transfer id (32 hexadecimal digits)")
+        self.transfer_id = transfer_id
+        self.path = os.path.join(destination.path, STAGING_NAME)
+        self._parent_fd = os.dup(destination.directory_fd)
+        self.directory_fd = -1
+        try:
+            state_fd = self._lock()
+        except BaseException:
+            self._close_directories()
+            raise
+        self.state = StateFile(state_fd, transfer_id, self.path_of(STATE_SUFFIX))
+        try:
+            self.part = PartFile(
+                self.directory_fd, self.name_of(PART_SUFFIX), self.path_of(PART_SUFFIX)
+            )
+            self.header = self.state.read_header()
+        except BaseException:
+            self.state.close()
+            self._close_directories()
+            raise
+
+    # ------------------------------------------------------------ header and manifest
+
+    @property
+    def ephemeral(self) -> bytes | None:
+        """The requester's X25519 secret of this transfer; None before `begin`, or if it is lost."""
+        return self.header.ephemeral if self.header else None
+
+    @property
+    def instance(self) -> str | None:
+        """The reply mailbox that earlier requests of this transfer named."""
+        return self.header.instance if self.header else None
+
+    def begin(self, header: StateHeader) -> None:
+        """Make the header durable, and the names of these files with it."""
+        self.state.write_header(header)
+        for fd, path in ((self.directory_fd, self.path), (self._parent_fd, self.path)):
+            with storage_errors("fsync", path, sync=True):
+                descriptors.sync_directory(fd)
+        self.header = header
+
+    def save_manifest(self, manifest: bytes) -> None:
+        """Keep a signed manifest, durably, instead of the one before it."""
+        if len(manifest) > MAX_MANIFEST_SIZE_BYTES:
+            raise StateInvalid(f"a manifest of {len(manifest)} bytes")
+        checksum = blake3(manifest, derive_key_context=_MANIFEST_CONTEXT).digest()
+        name, path = self.name_of(MANIFEST_SUFFIX), self.path_of(MANIFEST_SUFFIX)
+        descriptors.replace_file(self.directory_fd, name, path, [checksum, manifest])
+
+    def load_manifest(self) -> bytes | None:
+        """As last saved; None if there is none, or if it is damaged."""
+        largest = DIGEST_SIZE_BYTES + MAX_MANIFEST_SIZE_BYTES
+        name, path = self.name_of(MANIFEST_SUFFIX), self.path_of(MANIFEST_SUFFIX)
+        raw = descriptors.read_file(self.directory_fd, name, path, largest)
+        if raw is None or len(raw) < DIGEST_SIZE_BYTES:
+            return None
+        checksum, manifest = raw[:DIGEST_SIZE_BYTES], raw[DIGEST_SIZE_BYTES:]
+        if blake3(manifest, derive_key_context=_MANIFEST_CONTEXT).digest() != checksum:
+            return None
+        return manifest
+
+    # ------------------------------------------------------------ names
+
+    def name_of(self, suffix: str) -> str:
+        return self.transfer_id + suffix
+
+    def path_of(self, suffix: str) -> str:
+        """For messages and logs."""
+        return os.path.join(self.path, self.name_of(suffix))
+
+    # ------------------------------------------------------------ its end
+
+    def remove(self) -> None:
+        """Delete the transfer's files, the directory with the last of them, and close.
+
+        The state file goes last: while it is there, the transfer can be told from a new one.
+        """
+        for suffix in (PUBLISH_SUFFIX, PART_SUFFIX, MANIFEST_SUFFIX, STATE_SUFFIX):
+            with storage_errors("unlink", self.path_of(suffix)), suppress(FileNotFoundError):
+                os.unlink(self.name_of(suffix), dir_fd=self.directory_fd)
+        with suppress(OSError):  # not empty: other transfers are under way beside this one
+            os.rmdir(STAGING_NAME, dir_fd=self._parent_fd)
+        self.close()
+
+    def close(self) -> None:
+        """Close the files and let go of the lock. What is on disk stays."""
+        self.part.close()
+        self.state.close()
+        self._close_directories()
+
+    def _close_directories(self) -> None:
+        self._close_directory()
+        fd, self._parent_fd = self._parent_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _close_directory(self) -> None:
+        fd, self.directory_fd = self.directory_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    # ------------------------------------------------------------ opening
+
+    def _lock(self) -> int:
+        """Open the directory and lock the state file, though another process may remove both."""
+        name, path = self.name_of(STATE_SUFFIX), self.path_of(STATE_SUFFIX)
+        for _ in range(MAX_ATTEMPTS):
+            try:
+                self.directory_fd = self._open_directory()
+                fd = lock_file(self.directory_fd, name, path)
+            except DestinationUnusable as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+                self._close_directory()
+                continue
+            if fd is None:
+                raise TransferBusy(
+                    f"{path}: another process works on this transfer",
+                    hint="wait for it, or stop it; `chunkq status` shows what runs",
+                )
+            return fd
+        raise StorageError(f"open {self.path}: it was removed again and again")
+
+    def _open_directory(self) -> int:
+        with storage_errors("open", self.path, destination=True):
+            with suppress(FileExistsError):
+                os.mkdir(STAGING_NAME, 0o700, dir_fd=self._parent_fd)
+            fd = os.open(STAGING_NAME, _DIRECTORY_FLAGS, dir_fd=self._parent_fd)
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid():
+            os.close(fd)
+            raise DestinationUnusable(
+                f"{self.path} belongs to another user (uid {status.st_uid})",
+                hint="choose another destination, or remove that directory",
+            )
+        if status.st_mode & 0o077:
+            with suppress(PermissionError):  # FAT and the like have no permissions to set
+                os.fchmod(fd, 0o700)
+        return fd
