@@ -1,0 +1,233 @@
+"""`chunkq get`: files and directories from a peer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from signal import Signals
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from chunkq.cli import console
+from chunkq.cli.options import JsonOption, Options
+
+if TYPE_CHECKING:
+    from chunkq.api.site import Site
+    from chunkq.api.source import Source
+    from chunkq.errors import ChunkqError
+    from chunkq.runtime.progress import Result
+    from chunkq.settings import Settings
+
+EXAMPLES: Final = """\b
+Examples:
+  chunkq get bob:docs/report.pdf            to ./report.pdf
+  chunkq get bob:docs/report.pdf /srv/in/   into that directory
+  chunkq get bob:docs/2026/ reports         a directory, its contents into reports
+  chunkq get bob:docs/a bob:docs/b /srv/in/ several in one command
+  chunkq get --queue bob:images/vm.img      leave it to `chunkq work`
+\b
+Stopped, killed or out of power: the same command goes on where it was.
+"""
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(epilog=EXAMPLES, no_args_is_help=True)
+def get(
+    ctx: typer.Context,
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="SITE:SHARE/PATH... [DEST]", help="With a slash: a directory."),
+    ],
+    *,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what is at the destination.")
+    ] = False,
+    links: Annotated[
+        bool, typer.Option("--links", help="Carry symbolic links that stay inside the tree.")
+    ] = False,
+    patience: Annotated[
+        str | None, typer.Option(help="Give up after so long without an answer, e.g. 10m.")
+    ] = None,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Leave a job for `chunkq work` and return.")
+    ] = False,
+    json: JsonOption = False,
+) -> int:
+    """Get files or directories from a peer, verified; resumes where it stopped."""
+    from chunkq.api.batch import place, split_arguments
+
+    options = Options.of(ctx, json=json)
+    loaded = options.load(
+        requester__patience=patience, log__level=None if options.verbose else "error"
+    )
+    sources, destination = split_arguments(arguments)
+    placed = place(sources, destination)
+    _check_peers(placed, loaded.settings)
+    if queue:
+        return _leave_job(loaded.settings, placed, overwrite=overwrite, links=links, json=json)
+    from chunkq.cli.logs import configure
+
+    configure(loaded.settings)
+    getting = Getting(loaded.settings, options, overwrite=overwrite, links=links)
+    return asyncio.run(getting.run(placed))
+
+
+def _check_peers(placed: list[tuple[Source, Path]], settings: Settings) -> None:
+    """A typo in a peer's name is found before anything is begun."""
+    from chunkq.settings import Registry
+
+    registry = Registry(settings.directories)
+    for source, _ in placed:
+        registry.peer(source.peer)
+
+
+def _leave_job(
+    settings: Settings,
+    placed: list[tuple[Source, Path]],
+    *,
+    overwrite: bool,
+    links: bool,
+    json: bool,
+) -> int:
+    from chunkq.storage.jobs import JobStore
+
+    store = JobStore(settings.directories.state)
+    for source, path in placed:
+        job = store.add(
+            (str(source),),
+            str(path.absolute()),
+            options={"overwrite": overwrite, "links": links},
+            created_ms=time.time_ns() // 1_000_000,
+        )
+        if json:
+            console.emit("queued", {"job": job.job_id, "source": str(source), "to": str(path)})
+        else:
+            console.out(f"queued: {source} -> {path} (job {job.job_id})")
+    return 0
+
+
+class Getting:
+    """One run of `get`: its transfers one after the other, and how they ended."""
+
+    def __init__(
+        self, settings: Settings, options: Options, *, overwrite: bool, links: bool
+    ) -> None:
+        from chunkq.cli.progress import Screen
+
+        self._settings = settings
+        self._options = options
+        self._overwrite = overwrite
+        self._links = links
+        self._screen = Screen(
+            as_json=options.json, quiet=options.quiet, interval_s=settings.progress.interval_s
+        )
+        self._errors: list[ChunkqError] = []
+        self._files = 0
+        self._line = ""
+        self._stopped = False
+
+    async def run(self, placed: list[tuple[Source, Path]]) -> int:
+        from chunkq.api.site import Site
+
+        async with Site.open(self._settings) as site:
+            for source, path in placed:
+                await self._one(site, source, path)
+                if self._stopped:
+                    break
+        return self._end()
+
+    async def _one(self, site: Site, source: Source, path: Path) -> None:
+        from chunkq.cli.interrupt import stopping
+        from chunkq.cli.progress import Meter, render
+        from chunkq.errors import ChunkqError, Stopped
+
+        transfer = site.fetch(str(source), path, overwrite=self._overwrite, links=self._links)
+        meter = Meter()
+
+        def on_stop(_: Signals) -> None:
+            self._stopped = True
+            transfer.cancel()
+
+        def on_status() -> None:
+            self._screen.clear()
+            console.note(render(transfer.progress(), meter, 200))
+
+        with stopping(on_stop, on_status):
+            async for progress in transfer:
+                self._screen.show(progress, meter, time.monotonic())
+                self._line = render(progress, meter, 60)
+            self._screen.clear()
+            try:
+                self._report(site, await transfer)
+            except ChunkqError as error:
+                self._fail(str(source), error)
+            except asyncio.CancelledError:
+                self._stopped = True
+                self._errors = [
+                    Stopped(f"stopped: {self._line}", hint="run the same command to go on")
+                ]
+
+    def _report(self, site: Site, result: Result) -> None:
+        from chunkq.cli.progress import size_text
+
+        del site
+        self._files += result.files + result.unchanged
+        for path, error in result.failures:
+            self._fail(path, error)
+        if self._options.json:
+            console.emit("result", _fields(result))
+        elif not self._options.quiet:
+            what = size_text(result.size_bytes)
+            if result.content_digest:
+                state = "already there" if result.unchanged else what
+                console.out(f"{result.destination}  {state}  blake3:{result.content_digest}")
+            else:
+                kept = f", {result.unchanged} already there" if result.unchanged else ""
+                left = f", {result.links_left} links left out" if result.links_left else ""
+                console.out(f"{result.destination}  {result.files} files, {what}{kept}{left}")
+
+    def _fail(self, what: str, error: ChunkqError) -> None:
+        self._errors.append(error)
+        if len(self._errors) > 1 or what not in error.message:
+            error.message = f"{what}: {error.message}"
+        if self._options.json:
+            fields = {"path": what, "error": type(error).__name__, "message": error.message}
+            console.emit("failed", fields)
+        else:
+            console.warn(error.message)
+
+    def _end(self) -> int:
+        """0, or the error that tells the whole."""
+        from chunkq.errors import ExitCode, PartialFailure, Stopped
+
+        errors = self._errors
+        if not errors:
+            return ExitCode.OK
+        if isinstance(errors[0], Stopped):
+            raise errors[0]
+        codes = {error.exit_code for error in errors}
+        if self._files == 0 and len(codes) == 1:
+            raise errors[0]
+        raise PartialFailure(
+            f"{len(errors)} of {self._files + len(errors)} files failed",
+            hint="they are named above; run the same command to try them again",
+        )
+
+
+def _fields(result: Result) -> dict[str, object]:
+    return {
+        "source": result.source,
+        "destination": result.destination,
+        "size_bytes": result.size_bytes,
+        "new_bytes": result.new_bytes,
+        "blake3": result.content_digest,
+        "resumed_chunks": result.resumed_chunks,
+        "duplicate_chunks": result.duplicate_chunks,
+        "files": result.files,
+        "unchanged": result.unchanged,
+        "links_left": result.links_left,
+        "failed": len(result.failures),
+    }

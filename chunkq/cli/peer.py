@@ -1,0 +1,169 @@
+"""`chunkq peer`: pin, list and forget peers."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from chunkq.cli import console
+from chunkq.cli.options import JsonOption, Options
+from chunkq.errors import NotFound, UsageError
+from chunkq.protocol.identity import CARD_PREFIX, decode_card, fingerprint
+from chunkq.settings import DEFAULT_LINK, Peer, Registry, Settings, check_label
+from chunkq.settings.nearest import did_you_mean
+from chunkq.settings.trust import MAX_CARD_LENGTH
+from chunkq.storage.replays import ReplayStore
+
+EXAMPLES: Final = """\b
+Examples:
+  chunkq peer add chunkq-card:1:beta:...    a card as text
+  chunkq peer add beta.card --as backup     a card in a file, called backup
+  ssh beta chunkq id | chunkq peer add -    a card from a pipe
+  chunkq peer ls
+  chunkq peer rm backup                     revoked at once
+"""
+
+app = typer.Typer(
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    epilog=EXAMPLES,
+    help="Pin, list and forget the sites this one deals with.",
+)
+
+
+@app.command("add", epilog=EXAMPLES)
+def add(
+    ctx: typer.Context,
+    card: Annotated[str, typer.Argument(help="A card, a file with one, or - for stdin.")],
+    *,
+    alias: Annotated[
+        str | None, typer.Option("--as", help="What to call it here. Default: its own name.")
+    ] = None,
+    link: Annotated[str, typer.Option(help="The link it is reached by.")] = DEFAULT_LINK,
+    address: Annotated[
+        str | None, typer.Option(help="Its name on that link. Default: its own name.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Its keys have changed: put this card in place.")
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Pin a peer by its card, and show the card's fingerprint.
+
+    Nothing is taken on trust: compare the fingerprint with the peer's owner by another way than
+    the one the card came.
+    """
+    options = Options.of(ctx, json=json)
+    settings = options.load().settings
+    line = _read_card(card)
+    decoded = decode_card(line)
+    _check_link(settings, link)
+    name = check_label(alias or decoded.name, "peer")
+    peer = Peer(
+        alias=name,
+        card=decoded,
+        card_line=line,
+        link=link,
+        address=check_label(address or decoded.name, "site on a link"),
+        added_at=datetime.now(UTC),
+    )
+    registry = Registry(settings.directories)
+    stranger = registry.peer_by_key(decoded.verify_key) is None
+    added = registry.add_peer(peer, replace_card=replace)
+    if stranger:
+        # no request of its was ever taken; a record of an earlier pinning stays as it is
+        ReplayStore(settings.directories.replays).create(decoded.verify_key)
+    mark = fingerprint(decoded)
+    if options.json:
+        fields = {"alias": name, "name": decoded.name, "fingerprint": mark, "added": added}
+        console.emit("peer", fields)
+        return
+    console.out(f"{'pinned' if added else 'already pinned'}: {name}")
+    console.out(f"fingerprint: {mark}")
+    if added and not options.quiet:
+        console.note(
+            f"Compare it with what `chunkq id` shows on {decoded.name}, by telephone or in person."
+        )
+
+
+@app.command("ls")
+def ls(ctx: typer.Context, *, json: JsonOption = False) -> None:
+    """List the pinned peers."""
+    options = Options.of(ctx, json=json)
+    registry = Registry(options.load().settings.directories)
+    rows = []
+    for alias, peer in sorted(registry.peers.items()):
+        shares = sorted({name for name, _ in registry.granted(alias)})
+        mark = fingerprint(peer.card)
+        if options.json:
+            fields = {"alias": alias, "name": peer.card.name, "link": peer.link}
+            console.emit(
+                "peer",
+                {**fields, "address": peer.address, "fingerprint": mark, "may_see": shares},
+            )
+        rows.append((alias, peer.link, peer.address, ", ".join(shares) or "-", mark))
+    for problem in registry.problems:
+        console.warn(problem.message)
+    if rows and not options.json:
+        console.table(("PEER", "LINK", "ADDRESS", "MAY SEE", "FINGERPRINT"), rows)
+    if not rows and not options.quiet:
+        console.note("No peer is pinned. Pin one with: chunkq peer add CARD")
+
+
+@app.command("rm")
+def rm(
+    ctx: typer.Context,
+    alias: Annotated[str, typer.Argument(help="What the peer is called here.")],
+    *,
+    json: JsonOption = False,
+) -> None:
+    """Forget a peer, at once.
+
+    From now on its requests have no effect, and its grants are gone.
+    """
+    options = Options.of(ctx, json=json)
+    registry = Registry(options.load().settings.directories)
+    dropped = registry.remove_peer(alias)
+    shares = sorted({name for name, _ in dropped})
+    if options.json:
+        console.emit("peer_removed", {"alias": alias, "grants_dropped": shares})
+        return
+    console.out(f"removed: {alias}")
+    if shares:
+        console.out(f"it may no longer see: {', '.join(shares)}")
+
+
+def _read_card(given: str) -> str:
+    """The card as one line. Raises `UsageError`, `NotFound`."""
+    if given == "-":
+        text = sys.stdin.read(MAX_CARD_LENGTH + 1)
+    elif given.lstrip().startswith(CARD_PREFIX):
+        text = given
+    else:
+        try:
+            with Path(given).open(encoding="utf-8", errors="replace") as file:
+                text = file.read(MAX_CARD_LENGTH + 1)
+        except FileNotFoundError:
+            raise NotFound(
+                f"{given!r} is neither a card nor a file with one",
+                hint=f"give the line that `chunkq id` prints; it begins with {CARD_PREFIX}:",
+            ) from None
+        except OSError as error:
+            raise UsageError(f"cannot read {given}: {error.strerror}") from error
+    if len(text) > MAX_CARD_LENGTH:
+        raise UsageError("this is no card: a card is one line of a few hundred characters")
+    return "".join(text.split())
+
+
+def _check_link(settings: Settings, link: str) -> None:
+    if link not in settings.links:
+        known = sorted(settings.links)
+        raise UsageError(
+            f"no link is called {link!r}",
+            hint=did_you_mean(link, known) or f"known: {', '.join(known)}; see config.toml",
+        )
