@@ -16,7 +16,8 @@ from chunkq.ports import Clock, Log, PeerRef, Share, Transport
 from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import DEFAULT_CHUNK_SIZE_BYTES, KEY_SIZE_BYTES, MAX_WINDOW_BYTES
 from chunkq.runtime.answers import Answers
-from chunkq.runtime.fetch import FileFetch, Order
+from chunkq.runtime.asking import Order
+from chunkq.runtime.fetch import FileFetch
 from chunkq.runtime.manifests import Manifests
 from chunkq.runtime.origin import OriginWorker
 from chunkq.runtime.peer import PeerLink, Requester

@@ -204,6 +204,14 @@ class PartFile(Protocol):
         """Set the size and reserve room for what is no hole. Raises `DiskFull`."""
         ...
 
+    def resize(self, geometry: Geometry) -> None:
+        """Set the size and reserve nothing: for a file of which little may be data."""
+        ...
+
+    def discard(self, offset: int, length: int) -> None:
+        """Make a run read as zeros, giving its blocks back where the file system can."""
+        ...
+
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """Write the buffers one behind the other at `offset`. Raises `DiskFull`, `StorageError`."""
         ...

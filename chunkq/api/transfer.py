@@ -13,9 +13,10 @@ from chunkq.compose import Fetcher
 from chunkq.errors import ChunkqError
 from chunkq.protocol.messages import Entry
 from chunkq.protocol.transfer_events import Waiting
-from chunkq.runtime.fetch import FetchProgress, FetchResult, FileFetch, Order
+from chunkq.runtime.asking import Order
+from chunkq.runtime.fetch import FileFetch
 from chunkq.runtime.peer import PeerLink
-from chunkq.runtime.progress import Progress, Result
+from chunkq.runtime.progress import FetchProgress, FetchResult, Progress, Result
 from chunkq.runtime.tree import TreeFetch
 from chunkq.settings import Peer
 from chunkq.storage.destination import Destination

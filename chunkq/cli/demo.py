@@ -170,7 +170,9 @@ class _Stage:
                     process.wait()
                     percent = 100 * found.chunks_present // found.chunks_total
                     _say("5", f"kill -9 with {percent}% committed. What it was doing is lost,")
-                    _show("what it had committed is not: data first, then the bitmap, then the ack.")
+                    _show(
+                        "what it had committed is not: data first, then the bitmap, then the ack."
+                    )
                     return
             time.sleep(_POLL_S)
         raise ChunkqError(

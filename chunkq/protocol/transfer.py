@@ -457,9 +457,11 @@ class Transfer:
             return []
         return [self.commit()]
 
-    def commit(self) -> ev.Effect:
+    def commit(self) -> ev.Commit:
         """A commit of what there is, under the present phase (when due, at a pause, at a stop)."""
-        return self._step("commit", ev.Commit(self.phase), self.phase)
+        effect = ev.Commit(self.phase)
+        self._step("commit", effect, self.phase)
+        return effect
 
     def _step(self, what: str, effect: ev.Effect, phase: Phase) -> ev.Effect:
         self._busy_with = what

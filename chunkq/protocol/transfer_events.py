@@ -232,6 +232,13 @@ class Recheck:
 
 
 @dataclass(frozen=True, slots=True)
+class Punch:
+    """Give back the room reserved for these holes, `(first, count)` runs of chunks."""
+
+    runs: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     """Sync the data, then the bitmap as it is now, under this phase; then acknowledge."""
 

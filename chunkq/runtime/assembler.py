@@ -19,7 +19,7 @@ from chunkq.protocol.digest import digest
 from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.limits import DIGEST_SIZE_BYTES, MIB
 from chunkq.protocol.packet import RawReply
-from chunkq.protocol.transfer_events import Recheck
+from chunkq.protocol.transfer_events import Punch, Recheck
 from chunkq.runtime.peer import Asked
 
 #: A batch of so many bytes goes to the thread at once: long enough to hide the hop, short enough
@@ -56,7 +56,12 @@ class RecheckJob:
     bad: tuple[int, ...] = ()
 
 
-Job = ChunkJob | RecheckJob
+@dataclass(slots=True)
+class PunchJob:
+    punch: Punch
+
+
+Job = ChunkJob | RecheckJob | PunchJob
 
 
 class Assembler:
@@ -107,7 +112,7 @@ class Assembler:
         for job in self._jobs:
             if batch and weight >= BATCH_BYTES:
                 break
-            weight += size if isinstance(job, ChunkJob) else size * len(job.recheck.indices)
+            weight += size * len(job.recheck.indices) if isinstance(job, RecheckJob) else size
             batch.append(job)
         del self._jobs[: len(batch)]
         return batch
@@ -130,7 +135,9 @@ class Assembler:
     def _process(self, batch: list[Job]) -> None:
         bodies: list[tuple[ChunkJob, bytes]] = []
         for job in batch:
-            if isinstance(job, RecheckJob):
+            if isinstance(job, PunchJob):
+                self._punch(job)
+            elif isinstance(job, RecheckJob):
                 self._write(bodies)
                 bodies = []
                 self._recheck(job)
@@ -139,6 +146,11 @@ class Assembler:
                 if body is not None:
                     bodies.append((job, body))
         self._write(bodies)
+
+    def _punch(self, job: PunchJob) -> None:
+        for first, count in job.punch.runs:
+            end = min(self._geometry.offset(first + count), self._geometry.size_bytes)
+            self._part.discard(self._geometry.offset(first), end - self._geometry.offset(first))
 
     def _open(self, job: ChunkJob) -> bytes | None:
         try:

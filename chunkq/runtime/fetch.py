@@ -1,43 +1,37 @@
-"""The driver of one file's transfer: feeds the machine, performs its effects.
-
-Commit order: chunks verified and written -> fdatasync of the part file -> the slot of the state
-file -> fdatasync of that -> the deliveries acknowledged. A bit is set only after its write has
-returned, and a commit takes the bitmap as it is before the sync begins.
-"""
+"""The driver of one file's transfer: feeds the machine, performs its effects."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from chunkq.errors import (
     ChunkqError,
     DestinationExists,
     DiskFull,
-    Nacked,
     PacketError,
     PeerRefused,
-    StateInvalid,
-    SyncFailed,
     TransportError,
-    Unroutable,
 )
-from chunkq.ports import Delivery, Staging, TransferState
+from chunkq.ports import Delivery, Staging
 from chunkq.protocol import cbor
 from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.bitmap import Bitmap
-from chunkq.protocol.limits import COMMIT_BYTES, COMMIT_INTERVAL_MS, MAX_WINDOW_BYTES, MIB
+from chunkq.protocol.limits import MAX_WINDOW_BYTES, MIB
 from chunkq.protocol.manifest import Head, verify_head
-from chunkq.protocol.messages import Chunks, ManifestReply, Open, Pages, Refusal
-from chunkq.protocol.packet import SEAL_SIZE_BYTES, RawReply, ReplyKind, RequestKind
+from chunkq.protocol.messages import ManifestReply, Refusal
+from chunkq.protocol.packet import RawReply, ReplyKind
 from chunkq.protocol.transfer import Transfer
-from chunkq.protocol.transfer_events import Phase, Waiting
-from chunkq.runtime.assembler import Assembler, ChunkJob, Job, Outcome, RecheckJob
+from chunkq.protocol.transfer_events import Phase
+from chunkq.runtime.asking import Order, request_body, waiting_for
+from chunkq.runtime.committing import Committer
+from chunkq.runtime.landing import Landing
 from chunkq.runtime.peer import Asked, PeerLink
+from chunkq.runtime.progress import FetchProgress, FetchResult
 from chunkq.runtime.readback import content_digest
+from chunkq.runtime.resuming import look, make_room, read_manifest
 from chunkq.runtime.tasks import Tasks
 
 #: How often a full disk is looked at again, and how much room ends the wait (or all that lacks).
@@ -45,49 +39,6 @@ SPACE_POLL_S: Final = 1.0
 SPACE_ENOUGH_BYTES: Final = 16 * MIB
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What to fetch from a peer, and how."""
-
-    share: str
-    path: str
-    overwrite: bool = False
-    patience_s: float = 120.0
-    commit_bytes: int = COMMIT_BYTES
-    commit_interval_s: float = COMMIT_INTERVAL_MS / 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchProgress:
-    """Where a transfer stands. Bytes and chunks that are present; `new_bytes` came this time."""
-
-    path: str
-    peer: str
-    phase: Phase
-    chunks_present: int
-    chunks_total: int
-    bytes_total: int
-    bytes_present: int
-    new_bytes: int
-    in_flight: int
-    waiting: Waiting | None
-    read_back_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FetchResult:
-    """A published file. `resumed_chunks` were there before; `unchanged`: it was all there."""
-
-    path: str
-    size_bytes: int
-    new_bytes: int
-    content_digest: bytes
-    resumed_chunks: int
-    chunks_total: int
-    duplicate_chunks: int
-    unchanged: bool = False
 
 
 class FileFetch:
@@ -114,17 +65,15 @@ class FileFetch:
         self._steps = Tasks(self._on_crash)
         self._timer: asyncio.TimerHandle | None = None
         self._transfer: Transfer | None = None
-        self._assembler: Assembler | None = None
+        self._landing: Landing | None = None
         self._manifest: ManifestReply | None = None
-        self._written: list[Delivery] = []
-        self._writing: set[int] = set()
-        self._durable = Bitmap(0)
-        self._generation = 0
         self._new_bytes = 0
         self._resumed_chunks = 0
         self._duplicates = 0
         self._read_back_bytes = 0
         self._space_poll: asyncio.Task[None] | None = None
+        #: No more replies and requests; then, no more events.
+        self._closing = False
         self._stopping = False
         self._unchanged = False
 
@@ -133,6 +82,9 @@ class FileFetch:
     async def run(self) -> FetchResult:
         """Fetch and publish. Raises a `ChunkqError`; what is in staging stays for the next run."""
         self._staging = await self._in_thread(self._open_staging)
+        self._committer = Committer(
+            self._staging, self._in_thread, self._peer.requester.done, self._log
+        )
         try:
             if await self._in_thread(self._staging.published):
                 return await self._finish_published()
@@ -163,8 +115,8 @@ class FileFetch:
             chunks_present=present,
             chunks_total=transfer.bitmap.count,
             bytes_total=total,
-            bytes_present=total if transfer.bitmap.complete else present * size,
-            new_bytes=self._new_bytes,
+            bytes_present=min(present * size, total),
+            new_bytes=self._new_bytes + (self._landing.new_bytes if self._landing else 0),
             in_flight=transfer.in_flight,
             waiting=transfer.waiting,
             read_back_bytes=self._read_back_bytes,
@@ -173,54 +125,29 @@ class FileFetch:
     # ------------------------------------------------------------ beginning and end
 
     async def _begin(self) -> None:
-        resumed, doubt_all = await self._in_thread(self._load)
+        card = self._peer.ref.card
+        found = await self._in_thread(lambda: look(self._staging, card, self._log))
+        resumed, self._manifest = found.resumed, found.manifest
+        self._committer.begin(found.generation, resumed.bitmap if resumed else Bitmap(0))
         requester = self._peer.requester
         self._transfer = Transfer(
             window=self._peer.window,
             resumed=resumed,
             now=self._clock.monotonic_s(),
             patience_s=self._order.patience_s,
-            doubt_all=doubt_all,
+            doubt_all=found.doubt_all,
             commit_bytes=self._order.commit_bytes,
             commit_interval_s=self._order.commit_interval_s,
         )
-        if doubt_all:
+        if found.doubt_all:
             self._log("transfer_recovering", path=self._order.path, peer=self._peer.ref.alias)
         if resumed is not None:
             self._use_head(resumed.head)
-            self._durable = resumed.bitmap.copy()
             self._resumed_chunks = self._transfer.bitmap.present
             if self._on_resume is not None:
                 self._on_resume(self._resumed_chunks, self._transfer.bitmap.count)
             requester.adopters.append(self._adopt)
         self._feed(ev.Tick())
-
-    def _load(self) -> tuple[ev.Resumed | None, bool]:
-        """What staging knows: the state to go on from, or whether an unknown part is there."""
-        kept = self._staging.load_manifest()
-        try:
-            state = self._staging.state.load()
-        except StateInvalid as error:
-            self._log("state_invalid", level="warning", detail=error.message)
-            return None, True
-        if state is None or not any(state.root):
-            return None, kept is not None
-        self._generation = state.generation
-        try:
-            if kept is None:
-                return None, True
-            manifest = cbor.decode(ManifestReply, kept)
-            head = verify_head(self._peer.ref.card, manifest.head, manifest.signature)
-        except PacketError:
-            return None, True
-        if head.root != state.root:
-            return None, True
-        self._manifest = manifest
-        if not self._staging.part.matches(head.geometry):
-            self._log("part_missing", level="warning", path=self._order.path)
-            self._staging.part.allocate(head.geometry, None)
-            return ev.Resumed(head, Phase.RECOVERING, Bitmap(head.geometry.chunk_count)), False
-        return ev.Resumed(head, Phase(state.phase), state.bitmap), False
 
     async def _finish_published(self) -> FetchResult:
         """A crash came between the publishing and the tidying."""
@@ -228,13 +155,12 @@ class FileFetch:
         await self._in_thread(self._staging.remove)
         if kept is None:
             raise DestinationExists(f"{self._order.path} is published already")
-        manifest = cbor.decode(ManifestReply, kept)
-        head = verify_head(self._peer.ref.card, manifest.head, manifest.signature)
+        _, head = read_manifest(kept, self._peer.ref.card)
         return self._result_of(head, unchanged=False)
 
     async def _wind_down(self) -> None:
         """Leave everything so that the next run goes on from here; also after success."""
-        self._stopping = True
+        self._closing = True
         if self._timer is not None:
             self._timer.cancel()
         requester = self._peer.requester
@@ -243,18 +169,17 @@ class FileFetch:
         self._peer.hungry.pop(self, None)
         if self._space_poll is not None:
             self._space_poll.cancel()
-        if self._assembler is not None:
-            await self._assembler.drained()
+        if self._landing is not None:
+            await self._landing.drained()
+        self._stopping = True
         await self._steps.drain()
         transfer = self._transfer
         if transfer is not None and not self._result.done():
             if transfer.uncommitted_bytes and transfer.head is not None:
                 effect = transfer.commit()
-                assert isinstance(effect, ev.Commit)
-                await self._commit(effect.phase)
+                await self._committer.commit(transfer, effect.phase)
             transfer.abandon()
-        requester.done(*self._written)
-        self._written = []
+        self._committer.release()
         await self._in_thread(self._staging.close)
         self._peer.room_appeared()
 
@@ -267,11 +192,11 @@ class FileFetch:
         return FetchResult(
             path=self._order.path,
             size_bytes=head.geometry.size_bytes,
-            new_bytes=self._new_bytes,
+            new_bytes=self._new_bytes + (self._landing.new_bytes if self._landing else 0),
             content_digest=head.content_digest,
             resumed_chunks=self._resumed_chunks,
             chunks_total=head.geometry.chunk_count,
-            duplicate_chunks=self._duplicates,
+            duplicate_chunks=self._duplicates + (self._landing.duplicates if self._landing else 0),
             unchanged=unchanged,
         )
 
@@ -283,6 +208,8 @@ class FileFetch:
             return
         for effect in transfer.handle(event, self._clock.monotonic_s()):
             self._perform(effect)
+        if isinstance(event, ev.SpaceGone):
+            self._wait_for_space(event.detail)
         if transfer.hungry:
             self._peer.hungry[self] = self._tick
         self._set_timer()
@@ -293,7 +220,7 @@ class FileFetch:
     def _set_timer(self) -> None:
         assert self._transfer is not None
         wake = self._transfer.next_wake_s
-        if wake is None or self._result.done():
+        if wake is None or self._closing or self._result.done():
             return
         at = self._loop.time() + max(0.0, wake - self._clock.monotonic_s())
         if self._timer is not None:
@@ -303,15 +230,19 @@ class FileFetch:
         self._timer = self._loop.call_at(at, self._tick)
 
     def _perform(self, effect: ev.Effect) -> None:
+        if self._closing and not isinstance(effect, ev.Commit | ev.Finish):
+            return
         match effect:
             case ev.AskOpen() | ev.AskPages() | ev.AskChunks():
                 self._ask(effect)
             case ev.Prepare(head):
                 self._steps.spawn(self._prepare(head))
             case ev.Recheck():
-                assert self._assembler is not None
-                assert self._transfer is not None
-                self._assembler.put(RecheckJob(effect, self._transfer.version))
+                assert self._landing is not None
+                self._landing.recheck(effect)
+            case ev.Punch():
+                assert self._landing is not None
+                self._landing.punch(effect)
             case ev.Commit(phase):
                 self._steps.spawn(self._commit(phase))
             case ev.ReadBack():
@@ -324,29 +255,8 @@ class FileFetch:
 
     def _ask(self, effect: ev.AskOpen | ev.AskPages | ev.AskChunks) -> None:
         assert self._transfer is not None
-        order, peer, head = self._order, self._peer, self._transfer.head
-        instance = peer.requester.instance
-        body: Open | Pages | Chunks
-        if isinstance(effect, ev.AskOpen):
-            kind = RequestKind.OPEN
-            body = Open(
-                instance=instance,
-                share=order.share,
-                path=order.path,
-                largest_chunk=peer.largest_chunk_bytes,
-            )
-        else:
-            assert head is not None
-            pages = isinstance(effect, ev.AskPages)
-            kind = RequestKind.PAGES if pages else RequestKind.CHUNKS
-            body = (Pages if pages else Chunks)(
-                instance=instance,
-                share=order.share,
-                path=order.path,
-                root=head.root,
-                chunk_size=head.geometry.chunk_size_bytes,
-                runs=list(effect.runs),
-            )
+        peer = self._peer
+        kind, body = request_body(effect, self._order, peer, self._transfer.head)
         peer.ask(
             kind,
             body,
@@ -358,12 +268,7 @@ class FileFetch:
         )
 
     def _on_ask_failed(self, asked: Asked, error: TransportError) -> None:
-        reason = "broker_unreachable"
-        if isinstance(error, Unroutable):
-            reason = "peer_silent"
-        elif isinstance(error, Nacked):
-            reason = "busy"
-        self._feed(ev.AskFailed(asked.token, Waiting(reason, error.message)))
+        self._feed(ev.AskFailed(asked.token, waiting_for(error)))
 
     def _on_crash(self, error: Exception) -> None:
         if isinstance(error, ChunkqError):
@@ -374,10 +279,11 @@ class FileFetch:
     # ------------------------------------------------------------ replies
 
     def _on_reply(self, asked: Asked, raw: RawReply, delivery: Delivery) -> None:
-        if self._stopping or self._result.done():
+        if self._closing or self._result.done():
             self._peer.requester.done(delivery)
-        elif raw.header.kind is ReplyKind.CHUNK:
-            self._on_chunk(asked, raw, delivery)
+        elif raw.header.kind is ReplyKind.CHUNK and self._landing is not None:
+            self._landing.take(asked, raw, delivery)
+            self._peer.room_appeared()
         else:
             self._peer.requester.done(delivery)
             try:
@@ -405,78 +311,38 @@ class FileFetch:
             case _:
                 self._log("reply_dropped", level="debug", code="unasked")
 
-    def _on_chunk(self, asked: Asked, raw: RawReply, delivery: Delivery) -> None:
-        transfer, index = self._transfer, raw.header.index
-        assert transfer is not None
-        current = asked.token == 0 or asked.version == transfer.version
-        if self._assembler is None or not current or not transfer.wants(index):
-            self._duplicates += 1
-            self._peer.requester.done(delivery)
-            return
-        leaf = transfer.leaf(index)
-        if index in self._writing or (leaf is None and asked.token):
-            self._duplicates += 1
-            self._peer.requester.done(delivery)
-            return
-        self._writing.add(index)
-        if asked.token:
-            self._feed(ev.ChunkLanded(index))
-        self._assembler.put(ChunkJob(asked, raw, delivery, index, leaf, transfer.version))
-
     def _adopt(self, raw: RawReply) -> Asked | None:
-        if self._stopping:
+        if self._closing:
             return None
         return self._peer.adopt(raw, self._staging.ephemeral, self._on_reply)
 
-    def _on_jobs(self, jobs: list[Job]) -> None:
-        assert self._transfer is not None
-        for job in jobs:
-            if isinstance(job, ChunkJob):
-                self._on_chunk_job(job)
-            elif job.version == self._transfer.version:
-                self._feed(ev.Rechecked(job.good, job.bad))
-        self._peer.room_appeared()
-
-    def _on_chunk_job(self, job: ChunkJob) -> None:
-        assert self._transfer is not None
-        self._writing.discard(job.index)
-        if job.outcome in (Outcome.STORED, Outcome.ADOPTED):
-            self._written.append(job.delivery)
-        else:
-            self._peer.requester.done(job.delivery)
-        if job.version != self._transfer.version:
-            return
-        match job.outcome:
-            case Outcome.STORED:
-                self._new_bytes += len(job.raw.sealed_body) - SEAL_SIZE_BYTES
-                self._feed(ev.ChunkStored(job.index, job.asked.token))
-            case Outcome.ADOPTED:
-                self._new_bytes += len(job.raw.sealed_body) - SEAL_SIZE_BYTES
-                self._feed(ev.ChunkAdopted(job.index))
-            case Outcome.BAD:
-                self._log("chunk_bad", level="warning", peer=self._peer.ref.alias, index=job.index)
-                self._feed(ev.ChunkBad(job.index))
-            case Outcome.UNSEALED:
-                self._feed(ev.ChunkDropped(job.index))
-            case Outcome.NO_ROOM:
-                self._feed(ev.ChunkDropped(job.index))
-                self._wait_for_space("no room for the next chunk", step=False)
-
     # ------------------------------------------------------------ steps
 
-    async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        return await self._loop.run_in_executor(self._pool, work, *arguments)
+    async def _in_thread(self, work: Callable[[], _T]) -> _T:
+        return await self._loop.run_in_executor(self._pool, work)
 
     def _use_head(self, head: Head) -> None:
+        assert self._transfer is not None
+        if self._landing is not None:
+            self._new_bytes += self._landing.new_bytes
+            self._duplicates += self._landing.duplicates
         self._peer.window.max_chunks = MAX_WINDOW_BYTES // head.geometry.chunk_size_bytes
-        self._assembler = Assembler(
-            self._staging.part, head.geometry, self._pool, self._on_jobs, self._on_crash
+        self._landing = Landing(
+            self._transfer,
+            self._staging.part,
+            head.geometry,
+            self._pool,
+            self._committer,
+            feed=self._feed,
+            done=self._peer.requester.done,
+            broken=self._on_crash,
+            log=self._log,
         )
 
     async def _prepare(self, head: Head) -> None:
         """Keep the manifest, make room; an equal file at the final path ends it well."""
-        if self._assembler is not None:
-            await self._assembler.drained()
+        if self._landing is not None:
+            await self._landing.drained()
         existing = await self._in_thread(self._staging.destination_digest)
         if existing == head.content_digest:
             self._unchanged = True
@@ -489,62 +355,34 @@ class FileFetch:
                 hint="give another destination, or --overwrite to replace it",
             )
         try:
-            await self._in_thread(self._prepare_blocking, head)
+            await self._in_thread(lambda: self._prepare_blocking(head))
         except DiskFull as error:
-            self._wait_for_space(error.message, step=True)
+            self._feed(ev.SpaceGone(error.message, step=True))
             return
-        self._durable = Bitmap(head.geometry.chunk_count)
+        self._committer.restart(head.geometry.chunk_count)
         self._use_head(head)
         self._feed(ev.Prepared())
 
     def _prepare_blocking(self, head: Head) -> None:
         assert self._manifest is not None
         self._staging.save_manifest(cbor.encode(self._manifest))
-        self._staging.part.allocate(head.geometry, None)
+        make_room(self._staging.part, head)
 
     async def _commit(self, phase: Phase) -> None:
-        transfer = self._transfer
-        assert transfer is not None
-        assert transfer.head is not None
-        written, self._written = self._written, []
-        snapshot = transfer.bitmap.copy()
-        state = TransferState(
-            generation=self._generation + 1,
-            phase=phase,
-            root=transfer.head.root,
-            size_bytes=transfer.head.geometry.size_bytes,
-            chunk_size_bytes=transfer.head.geometry.chunk_size_bytes,
-            bitmap=snapshot,
-        )
-        try:
-            await self._in_thread(self._commit_blocking, state)
-        except DiskFull as error:
-            self._written = written + self._written
-            self._wait_for_space(error.message, step=True)
-        except SyncFailed as error:
-            self._log("sync_failed", level="error", detail=error.message)
-            self._peer.requester.done(*written)
-            self._feed(ev.SyncLost(self._durable))
-        else:
-            self._generation += 1
-            self._durable = snapshot
-            self._peer.requester.done(*written)
-            self._feed(ev.Committed(phase))
-
-    def _commit_blocking(self, state: TransferState) -> None:
-        self._staging.part.sync()
-        self._staging.state.store(state)
+        assert self._transfer is not None
+        self._feed(await self._committer.commit(self._transfer, phase))
 
     async def _read_back(self) -> None:
         assert self._transfer is not None
         head = self._transfer.head
         assert head is not None
         found = await self._in_thread(
-            content_digest,
-            self._staging.part,
-            head.geometry.size_bytes,
-            self._on_read_back,
-            lambda: self._stopping,
+            lambda: content_digest(
+                self._staging.part,
+                head.geometry.size_bytes,
+                self._on_read_back,
+                lambda: self._closing,
+            )
         )
         if found != head.content_digest:
             self._log("read_back_mismatch", level="error", path=self._order.path)
@@ -562,18 +400,16 @@ class FileFetch:
             )
         )
         await self._in_thread(self._staging.remove)
-        self._peer.requester.done(*self._written)
-        self._written = []
+        self._committer.release()
         self._feed(ev.Published())
 
-    def _wait_for_space(self, detail: str, *, step: bool) -> None:
-        self._feed(ev.SpaceGone(detail, step))
+    def _wait_for_space(self, detail: str) -> None:
         if self._space_poll is None or self._space_poll.done():
             self._log("disk_full", level="warning", detail=detail)
             self._space_poll = self._steps.spawn(self._poll_space())
 
     async def _poll_space(self) -> None:
-        while not self._stopping:
+        while not self._closing:
             await asyncio.sleep(SPACE_POLL_S)
             if await self._in_thread(self._staging.free_bytes) >= self._space_needed():
                 self._feed(ev.SpaceBack())

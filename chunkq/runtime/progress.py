@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from chunkq.errors import ChunkqError
-from chunkq.protocol.transfer_events import Waiting
+from chunkq.protocol.transfer_events import Phase, Waiting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,3 +51,34 @@ class Result:
     unchanged: int = 0
     links_left: int = 0
     failures: tuple[tuple[str, ChunkqError], ...] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchProgress:
+    """Where a transfer stands. Bytes and chunks that are present; `new_bytes` came this time."""
+
+    path: str
+    peer: str
+    phase: Phase
+    chunks_present: int
+    chunks_total: int
+    bytes_total: int
+    bytes_present: int
+    new_bytes: int
+    in_flight: int
+    waiting: Waiting | None
+    read_back_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchResult:
+    """A published file. `resumed_chunks` were there before; `unchanged`: it was all there."""
+
+    path: str
+    size_bytes: int
+    new_bytes: int
+    content_digest: bytes
+    resumed_chunks: int
+    chunks_total: int
+    duplicate_chunks: int
+    unchanged: bool = False

@@ -100,6 +100,13 @@ class PartFile:
         except OSError as error:
             raise translate(error, "fallocate", self.path, destination=True) from error
 
+    def resize(self, geometry: Geometry) -> None:
+        """Set the size and reserve nothing: for a sparse file, whose data is not yet known."""
+        self._open(create=True)
+        if self.size_bytes != geometry.size_bytes:
+            self.truncate(geometry.size_bytes)
+        self._size_bytes = geometry.size_bytes
+
     def _check_room(self, fd: int, needed_bytes: int) -> None:
         with storage_errors("fstatvfs", self.path):
             room = os.fstatvfs(fd)

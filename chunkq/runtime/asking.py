@@ -1,0 +1,60 @@
+"""A file's requests: what each asks for, and why one could not be sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chunkq.errors import Nacked, TransportError, Unroutable
+from chunkq.protocol import transfer_events as ev
+from chunkq.protocol.limits import COMMIT_BYTES, COMMIT_INTERVAL_MS
+from chunkq.protocol.manifest import Head
+from chunkq.protocol.messages import Chunks, Open, Pages
+from chunkq.protocol.packet import RequestKind
+from chunkq.protocol.transfer_events import Waiting
+from chunkq.runtime.peer import PeerLink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to fetch from a peer, and how."""
+
+    share: str
+    path: str
+    overwrite: bool = False
+    patience_s: float = 120.0
+    commit_bytes: int = COMMIT_BYTES
+    commit_interval_s: float = COMMIT_INTERVAL_MS / 1000
+
+
+def request_body(
+    effect: ev.AskOpen | ev.AskPages | ev.AskChunks,
+    order: Order,
+    peer: PeerLink,
+    head: Head | None,
+) -> tuple[RequestKind, Open | Pages | Chunks]:
+    """The request that an effect means."""
+    instance = peer.requester.instance
+    if isinstance(effect, ev.AskOpen):
+        return RequestKind.OPEN, Open(
+            instance=instance,
+            share=order.share,
+            path=order.path,
+            largest_chunk=peer.largest_chunk_bytes,
+        )
+    assert head is not None
+    pages = isinstance(effect, ev.AskPages)
+    return RequestKind.PAGES if pages else RequestKind.CHUNKS, (Pages if pages else Chunks)(
+        instance=instance,
+        share=order.share,
+        path=order.path,
+        root=head.root,
+        chunk_size=head.geometry.chunk_size_bytes,
+        runs=list(effect.runs),
+    )
+
+
+def waiting_for(error: TransportError) -> Waiting:
+    """What a person is told while a request cannot be sent."""
+    if isinstance(error, Unroutable):
+        return Waiting("peer_silent", error.message)
+    return Waiting("busy" if isinstance(error, Nacked) else "broker_unreachable", error.message)

@@ -1,0 +1,92 @@
+"""The commit: data synced, then the bitmap, then the deliveries acknowledged. In no other order.
+
+A chunk's bit is set only after its write has returned, and a commit takes the bitmap as it is
+before the sync begins; so a bit on disk is never ahead of its data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from chunkq.errors import DiskFull, SyncFailed
+from chunkq.ports import Delivery, Log, Staging, TransferState
+from chunkq.protocol import transfer_events as ev
+from chunkq.protocol.bitmap import Bitmap
+from chunkq.protocol.manifest import Head
+from chunkq.protocol.transfer_events import Phase
+
+
+class Committable(Protocol):
+    """A transfer, as far as a commit looks at it."""
+
+    head: Head | None
+    bitmap: Bitmap
+
+
+class Committer:
+    """The commits of one transfer. `done` gives deliveries back to the link."""
+
+    def __init__(
+        self,
+        staging: Staging,
+        in_thread: Callable[[Callable[[], None]], Awaitable[None]],
+        done: Callable[..., None],
+        log: Log,
+    ) -> None:
+        self._staging = staging
+        self._in_thread = in_thread
+        self._done = done
+        self._log = log
+        self._generation = 0
+        self._durable = Bitmap(0)
+        self._written: list[Delivery] = []
+
+    def begin(self, generation: int, durable: Bitmap) -> None:
+        """What is on disk: the newest slot, or nothing of a new version."""
+        self._generation = generation
+        self._durable = durable
+
+    def restart(self, chunk_count: int) -> None:
+        """Another version begins; generations go on."""
+        self._durable = Bitmap(chunk_count)
+
+    def keep(self, delivery: Delivery) -> None:
+        """Its chunk is in the part file; it is acknowledged by the next commit."""
+        self._written.append(delivery)
+
+    def release(self) -> None:
+        """Give everything back: published, or to be asked for again."""
+        written, self._written = self._written, []
+        self._done(*written)
+
+    async def commit(self, transfer: Committable, phase: Phase) -> ev.Event:
+        """Commit what is written; returns what became of it."""
+        assert transfer.head is not None
+        written, self._written = self._written, []
+        snapshot = transfer.bitmap.copy()
+        state = TransferState(
+            generation=self._generation + 1,
+            phase=phase,
+            root=transfer.head.root,
+            size_bytes=transfer.head.geometry.size_bytes,
+            chunk_size_bytes=transfer.head.geometry.chunk_size_bytes,
+            bitmap=snapshot,
+        )
+        try:
+            await self._in_thread(lambda: self._commit_blocking(state))
+        except DiskFull as error:
+            self._written = written + self._written
+            return ev.SpaceGone(error.message, step=True)
+        except SyncFailed as error:
+            self._log("sync_failed", level="error", detail=error.message)
+            self._done(*written)
+            return ev.SyncLost(self._durable)
+        self._generation += 1
+        self._durable = snapshot
+        self._done(*written)
+        return ev.Committed(phase)
+
+    def _commit_blocking(self, state: TransferState) -> None:
+        self._staging.part.sync()
+        self._staging.state.store(state)

@@ -1,0 +1,67 @@
+"""What staging knows of a transfer when it is taken up again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chunkq.errors import PacketError, StateInvalid
+from chunkq.ports import Log, PartFile, Staging
+from chunkq.protocol import cbor
+from chunkq.protocol.bitmap import Bitmap
+from chunkq.protocol.identity import SiteCard
+from chunkq.protocol.manifest import Head, is_zero_page, verify_head
+from chunkq.protocol.messages import ManifestReply
+from chunkq.protocol.transfer_events import Phase, Resumed
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`resumed`: to go on from. `doubt_all`: there may be data, and nothing is known of it."""
+
+    resumed: Resumed | None = None
+    manifest: ManifestReply | None = None
+    generation: int = 0
+    doubt_all: bool = False
+
+
+def read_manifest(kept: bytes, origin: SiteCard) -> tuple[ManifestReply, Head]:
+    """A manifest from staging, its signature checked again. Raises `PacketError`."""
+    manifest = cbor.decode(ManifestReply, kept)
+    return manifest, verify_head(origin, manifest.head, manifest.signature)
+
+
+def make_room(part: PartFile, head: Head) -> None:
+    """Give the part file its size, and room for all of it unless it is sparse.
+
+    Where whole pages are holes, little of the others may be data, too: then what lacks room is
+    told by the write itself. Raises `DiskFull`.
+    """
+    if any(is_zero_page(head, page) for page in range(head.geometry.page_count)):
+        part.resize(head.geometry)
+    else:
+        part.allocate(head.geometry, None)
+
+
+def look(staging: Staging, origin: SiteCard, log: Log) -> Found:
+    """Read the state file and the manifest beside it. Blocks. Raises `StorageError`."""
+    kept = staging.load_manifest()
+    try:
+        state = staging.state.load()
+    except StateInvalid as error:
+        log("state_invalid", level="warning", detail=error.message)
+        return Found(doubt_all=True)
+    if state is None or not any(state.root):
+        return Found(doubt_all=kept is not None)
+    try:
+        manifest, head = read_manifest(kept or b"", origin)
+    except PacketError:
+        return Found(generation=state.generation, doubt_all=True)
+    if head.root != state.root:
+        return Found(generation=state.generation, doubt_all=True)
+    if staging.part.matches(head.geometry):
+        resumed = Resumed(head, Phase(state.phase), state.bitmap)
+    else:
+        log("part_missing", level="warning", code="recovering")
+        make_room(staging.part, head)
+        resumed = Resumed(head, Phase.RECOVERING, Bitmap(head.geometry.chunk_count))
+    return Found(resumed, manifest, state.generation)

@@ -1,0 +1,6 @@
+"""Packets through RabbitMQ, by pika's protocol engine on asyncio."""
+
+from chunkq.transport.rabbitmq.options import RabbitMQOptions
+from chunkq.transport.rabbitmq.transport import RabbitMQTransport
+
+__all__ = ["RabbitMQOptions", "RabbitMQTransport"]

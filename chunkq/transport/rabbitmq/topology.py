@@ -1,0 +1,165 @@
+"""Names on the broker, and the idempotent set-up of exchanges and queues.
+
+```
+cq.req  topic   req.<origin>.<from>                    -> cq.req.<origin>          quorum
+cq.rep  topic   rep.<from>.<requester>.<instance>      -> cq.rep.<site>.<instance> classic
+cq.dlx  fanout                                         -> cq.dlq                   classic
+```
+
+The default exchange is never used: it cannot be permitted per site. The sender's own name stands
+in each routing key, so that topic permissions can hold everybody to their own. What exists is
+looked up passively first, which needs no permission: a site may live without the right to create
+the exchanges if an administrator has done so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from pika import exceptions
+
+from chunkq.errors import UsageError
+from chunkq.ports import Mailbox
+from chunkq.transport.rabbitmq.channel import Channel
+from chunkq.transport.rabbitmq.options import NAME, RabbitMQOptions
+from chunkq.transport.rabbitmq.refusals import NOT_FOUND
+from chunkq.transport.rabbitmq.wire import Wire
+
+REQUESTS: Final = "cq.req"
+REPLIES: Final = "cq.rep"
+DEAD_LETTERS: Final = "cq.dlx"
+DEAD_LETTER_QUEUE: Final = "cq.dlq"
+#: A request that was delivered so often and never acknowledged crashes workers.
+DELIVERY_LIMIT: Final = 20
+#: Dead letters are for a person to look at: the newest 64 MiB.
+DEAD_LETTER_BYTES: Final = 64 << 20
+
+Arguments = dict[str, str | int]
+
+
+def address(to: Mailbox, own_site: str) -> tuple[str, str]:
+    """(exchange, routing key) for a packet to `to`."""
+    _check(to)
+    if to.kind == "req":
+        return REQUESTS, f"req.{to.site}.{own_site}"
+    return REPLIES, f"rep.{own_site}.{to.site}.{to.instance}"
+
+
+def queue_name(mailbox: Mailbox) -> str:
+    _check(mailbox)
+    return f"cq.{mailbox}"
+
+
+def binding(mailbox: Mailbox) -> tuple[str, str]:
+    """(exchange, pattern) that brings the mailbox its packets, from every sender."""
+    if mailbox.kind == "req":
+        return REQUESTS, f"req.{mailbox.site}.*"
+    return REPLIES, f"rep.*.{mailbox.site}.{mailbox.instance}"
+
+
+def queue_arguments(mailbox: Mailbox, options: RabbitMQOptions) -> Arguments:
+    """The same on every declaration; limits only where no policy gives them."""
+    if mailbox.kind == "req":
+        arguments: Arguments = {"x-queue-type": "quorum"}
+        if not options.by_policy:
+            arguments |= {
+                "x-delivery-limit": DELIVERY_LIMIT,
+                "x-dead-letter-exchange": DEAD_LETTERS,
+                "x-max-length-bytes": options.request_queue_bytes,
+                "x-overflow": "reject-publish",
+            }
+        return arguments
+    if options.by_policy:
+        return {"x-queue-type": "classic"}
+    return {
+        "x-queue-type": "classic",
+        "x-expires": options.reply_queue_expires_s * 1000,
+        "x-max-length-bytes": options.reply_queue_bytes,
+        "x-overflow": "reject-publish",
+    }
+
+
+async def set_up_exchanges(wire: Wire) -> None:
+    """What a publisher needs."""
+    for name in (REQUESTS, REPLIES):
+        await _ensure_exchange(wire, name, "topic")
+
+
+async def set_up_mailbox(wire: Wire, mailbox: Mailbox, options: RabbitMQOptions) -> None:
+    """What a consumer needs: its exchange, its queue with the binding, and the dead letters."""
+    exchange, pattern = binding(mailbox)
+    await _ensure_exchange(wire, exchange, "topic")
+    if mailbox.kind == "req":
+        await _ensure_exchange(wire, DEAD_LETTERS, "fanout")
+        await _ensure_dead_letter_queue(wire)
+    async with throwaway(wire) as channel:
+        name = queue_name(mailbox)
+        await channel.call(
+            "queue_declare", name, durable=True, arguments=queue_arguments(mailbox, options)
+        )
+        await channel.call("queue_bind", name, exchange, pattern)
+
+
+async def queue_depth(wire: Wire, mailbox: Mailbox) -> int:
+    """Packets that wait there and are with no consumer; 0 if there is no such queue."""
+    try:
+        async with throwaway(wire) as channel:
+            answer = await channel.call("queue_declare", queue_name(mailbox), passive=True)
+    except exceptions.ChannelClosedByBroker as error:
+        if error.reply_code != NOT_FOUND:
+            raise
+        return 0
+    return int(answer.message_count)
+
+
+@asynccontextmanager
+async def throwaway(wire: Wire) -> AsyncIterator[Channel]:
+    """A channel for calls that the broker may answer by closing it."""
+    channel = await Channel.open(wire)
+    try:
+        yield channel
+    finally:
+        channel.abandon()
+
+
+async def _ensure_exchange(wire: Wire, name: str, kind: str) -> None:
+    try:
+        async with throwaway(wire) as channel:
+            await channel.call("exchange_declare", name, passive=True)
+    except exceptions.ChannelClosedByBroker as error:
+        if error.reply_code != NOT_FOUND:
+            raise
+        async with throwaway(wire) as channel:
+            await channel.call("exchange_declare", name, kind, durable=True)
+
+
+async def _ensure_dead_letter_queue(wire: Wire) -> None:
+    try:
+        async with throwaway(wire) as channel:
+            await channel.call("queue_declare", DEAD_LETTER_QUEUE, passive=True)
+    except exceptions.ChannelClosedByBroker as error:
+        if error.reply_code != NOT_FOUND:
+            raise
+        async with throwaway(wire) as channel:
+            await channel.call(
+                "queue_declare",
+                DEAD_LETTER_QUEUE,
+                durable=True,
+                arguments={
+                    "x-queue-type": "classic",
+                    "x-max-length-bytes": DEAD_LETTER_BYTES,
+                },
+            )
+            await channel.call("queue_bind", DEAD_LETTER_QUEUE, DEAD_LETTERS, "")
+
+
+def _check(mailbox: Mailbox) -> None:
+    """Such names become routing keys and patterns; a `*` in one would match others' packets."""
+    names = [mailbox.site] if mailbox.kind == "req" else [mailbox.site, mailbox.instance]
+    if not all(NAME.fullmatch(name) for name in names):
+        raise UsageError(
+            f"{mailbox} cannot be an address on a broker",
+            hint="sites and instances have 1 to 63 of the characters a-z, 0-9 and -",
+        )

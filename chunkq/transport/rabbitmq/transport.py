@@ -1,0 +1,101 @@
+"""The transport over RabbitMQ: two connections, one publisher, any number of consumers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from pika import exceptions
+
+from chunkq.errors import TransportClosed
+from chunkq.ports import Buffer, LinkHealth, Mailbox, TransportLimits
+from chunkq.transport.rabbitmq.consumer import Inflow, RabbitMQConsumer
+from chunkq.transport.rabbitmq.options import RabbitMQOptions
+from chunkq.transport.rabbitmq.publisher import Publisher
+from chunkq.transport.rabbitmq.refusals import connect_failure, refusal
+from chunkq.transport.rabbitmq.session import Session
+from chunkq.transport.rabbitmq.topology import queue_depth
+
+
+class RabbitMQTransport:
+    """See `ports.Transport`. Make it and use it within one event loop.
+
+    One connection publishes and one consumes: under an alarm the broker reads no more from who
+    publishes, and acknowledgements must still get through. `rng` gives numbers from 0 to 1.
+    """
+
+    def __init__(
+        self, options: RabbitMQOptions, *, rng: Callable[[], float] = random.random
+    ) -> None:
+        self._options = options
+        self._publishing = Session(options, "publishing", rng)
+        self._consuming = Session(options, "consuming", rng)
+        self._publisher = Publisher(self._publishing)
+        self._inflow = Inflow(self._consuming)
+        self._consumers: list[RabbitMQConsumer] = []
+        self._closed = False
+
+    @property
+    def limits(self) -> TransportLimits:
+        return TransportLimits(max_message_bytes=self._options.max_message_bytes)
+
+    @property
+    def health(self) -> LinkHealth:
+        for session in (self._publishing, self._consuming):
+            wire = session.current
+            if wire is None or session.failure is not None:
+                return LinkHealth(ok=False, reason="broker_unreachable", detail=session.trouble)
+            if wire.blocked is not None:
+                detail = f"the broker {session.endpoint} takes no messages now: {wire.blocked}"
+                return LinkHealth(ok=False, reason="broker_blocked", detail=detail)
+        return LinkHealth(ok=True)
+
+    async def open(self) -> None:
+        """As `Transport.open` says."""
+        await self._publishing.open()
+        try:
+            await self._consuming.open()
+        except BaseException:
+            await self._publishing.close()
+            raise
+        self._publisher.start()
+
+    async def publish(self, to: Mailbox, body: Buffer, *, lifetime_s: float | None = None) -> None:
+        """As `Transport.publish` says. `body` must not change before it returns."""
+        await self._publisher.publish(to, body, lifetime_s)
+
+    async def consume(self, mailbox: Mailbox, *, prefetch: int) -> RabbitMQConsumer:
+        """As `Transport.consume` says. Raises `BrokerRefused`."""
+        if self._closed:
+            raise TransportClosed("the transport was closed")
+        consumer = RabbitMQConsumer(self._consuming, self._inflow, mailbox, prefetch)
+        self._consumers.append(consumer)
+        try:
+            await consumer.start()
+        except BaseException:
+            self._consumers.remove(consumer)
+            await consumer.close()
+            raise
+        return consumer
+
+    async def depth(self, mailbox: Mailbox) -> int:
+        """As `Transport.depth` says. Raises `BrokerRefused`, `BrokerUnreachable`."""
+        # On the connection that an alarm does not block.
+        wire = await self._consuming.wire()
+        try:
+            with self._inflow.answering():
+                return await queue_depth(wire, mailbox)
+        except exceptions.AMQPError as error:
+            where = self._consuming.endpoint
+            raise (refusal(error, where) or connect_failure(error, where)) from error
+
+    async def close(self) -> None:
+        """Wait a bounded time for pending confirms, then close; a second time does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._publisher.close()
+        for consumer in self._consumers:
+            await consumer.close()
+        await self._consuming.close()
+        await self._publishing.close()
