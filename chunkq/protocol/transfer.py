@@ -287,10 +287,14 @@ class Transfer:
         assert self.head is not None
         assert self._leaves is not None
         doubtful = [i for i in self.head.geometry.page_chunks(page) if i in self.doubtful]
-        for index in self._leaves.holes(page):
-            if index not in self.doubtful:
-                self.bitmap.add(index)
+        holes = [
+            index
+            for index in self._leaves.holes(page)
+            if index not in self.doubtful and self.bitmap.add(index)
+        ]
         effects = self._recheck(doubtful)
+        if holes:
+            effects.append(ev.Punch(tuple(to_ranges(holes))))
         self._leaves.drop_if_done(page, self.bitmap)
         return effects
 

@@ -262,4 +262,15 @@ class Finish:
     error: ChunkqError | None
 
 
-Effect = AskOpen | AskPages | AskChunks | Prepare | Recheck | Commit | ReadBack | Publish | Finish
+Effect = (
+    AskOpen
+    | AskPages
+    | AskChunks
+    | Prepare
+    | Recheck
+    | Punch
+    | Commit
+    | ReadBack
+    | Publish
+    | Finish
+)
