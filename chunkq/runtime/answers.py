@@ -193,13 +193,8 @@ class Answers:
                 for packet in packets:
                     await replies.send(packet)
                     self.chunks_sent += 1
-            self._log(
-                "chunks_sent",
-                level="debug",
-                peer=peer.alias,
-                root=body.root.hex(),
-                runs=body.runs,
-            )
+            for first, count in body.runs:
+                self._log("chunks_sent", level="debug", peer=peer.alias, first=first, count=count)
         except Stale:
             identity = version.source.identity
             await self._in_pool(
