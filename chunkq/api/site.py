@@ -23,7 +23,7 @@ from chunkq.compose import (
     ref_of,
     write_log,
 )
-from chunkq.errors import BrokerUnreachable, UsageError
+from chunkq.errors import BrokerUnreachable, NotFound
 from chunkq.ports import Log, Share
 from chunkq.protocol.identity import SiteKeys
 from chunkq.protocol.messages import Entry
@@ -84,7 +84,8 @@ class Site:
         """Begin to fetch a file to the path `destination`, or a tree (`.../`) into it.
 
         `links`: carry symbolic links, as links, where they stay inside the tree. `patience_s`:
-        silence of the peer after which it ends as `PeerSilent`. Raises `UsageError`.
+        silence of the peer after which it ends as `PeerSilent`. Raises `UsageError` for a source
+        that names nothing, `NotFound` for a peer that is not pinned.
         """
         parsed = Source.parse(source)
         peer = self._peer(parsed.peer)
@@ -173,5 +174,5 @@ class Site:
             return self._registry.peer(alias)
         peers = self._peers()
         if alias not in peers:
-            raise UsageError(f"no peer is called {alias!r}", hint=f"known: {', '.join(peers)}")
+            raise NotFound(f"no peer is called {alias!r}", hint=f"known: {', '.join(peers)}")
         return peers[alias]

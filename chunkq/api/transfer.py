@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +58,8 @@ class Transfer:
         self._new_bytes = 0
         self._duplicates = 0
         self._resumed_chunks = 0
+        #: How the only file stood when it was left, for the last words about it.
+        self._ended: FetchProgress | None = None
         self._task = asyncio.ensure_future(self._run())
 
     def cancel(self) -> None:
@@ -77,27 +79,39 @@ class Transfer:
     def progress(self) -> Progress:
         """Where it stands at this moment."""
         files = [found for fetch in self._active.values() if (found := fetch.progress())]
-        first = files[0] if files else None
-        report = self._tree.report if self._tree else None
-        present = sum(file.bytes_present for file in files)
+        if not files and self._ended is not None:
+            files = [self._ended]
         phase = self._phase
-        if first is not None and phase == "running":
-            phase = first.phase.name.lower()
-        total = sum(file.bytes_total for file in files) + self._done_bytes
-        return Progress(
+        if files and phase == "running":
+            phase = files[0].phase.name.lower()
+        present = sum(file.bytes_present for file in files)
+        total = sum(file.bytes_total for file in files)
+        chunks_total = sum(file.chunks_total for file in files)
+        now = Progress(
             source=str(self.source),
             peer=self.source.peer,
             phase=phase,
-            path=first.path if first else self.source.path,
-            bytes_present=self._done_bytes + present,
-            bytes_total=max(report.bytes_total, total) if report else total,
+            path=files[0].path if files else self.source.path,
+            bytes_present=present,
+            bytes_total=total,
             new_bytes=self._new_bytes + sum(file.new_bytes for file in files),
             chunks_present=sum(file.chunks_present for file in files),
-            chunks_total=sum(file.chunks_total for file in files),
+            chunks_total=chunks_total,
             resumed_chunks=self._resumed_chunks,
-            files_done=(report.files + report.unchanged) if report else int(phase == "done"),
-            files_total=report.seen if report else 1,
+            files_done=int(phase == "done"),
             waiting=self._waiting(files),
+        )
+        if phase == "done" and self._tree is None:
+            return replace(now, bytes_present=total, chunks_present=chunks_total)
+        if self._tree is None:
+            return now
+        report = self._tree.report
+        return replace(
+            now,
+            bytes_present=present + self._done_bytes,
+            bytes_total=max(report.bytes_total, total + self._done_bytes),
+            files_done=report.files + report.unchanged,
+            files_total=report.seen,
         )
 
     def _waiting(self, files: list[FetchProgress]) -> Waiting | None:
@@ -186,7 +200,10 @@ class Transfer:
         finally:
             del self._active[id(fetch)]
             last = fetch.progress()
-            self._new_bytes += last.new_bytes if last else 0
+            if self._tree is None:
+                self._ended = last
+            else:
+                self._new_bytes += last.new_bytes if last else 0
         received = Received(
             path=destination.path_of(parts),
             source=f"{self.source.peer}:{self.source.share}/{path}",

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Self
 
 import typer
 
@@ -46,7 +46,7 @@ def demo(
         str | None, typer.Option(metavar="URL", help="Use this RabbitMQ instead of a spool.")
     ] = None,
 ) -> int:
-    """Show in a few seconds what chunkq does: a transfer, killed with SIGKILL, resumed, verified."""
+    """Show in seconds what chunkq does: a transfer, killed with SIGKILL, resumed, verified."""
     root = Path(tempfile.mkdtemp(prefix="chunkq-demo-"))
     try:
         with _Stage(root, amqp) as stage:
@@ -106,7 +106,7 @@ class _Stage:
         self._target = root / "inbox" / "holiday.mov"
         self._processes: list[subprocess.Popen[bytes]] = []
 
-    def __enter__(self) -> _Stage:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -16,6 +16,8 @@ from chunkq.cli.options import JsonOption, Options
 if TYPE_CHECKING:
     from chunkq.api.site import Site
     from chunkq.api.source import Source
+    from chunkq.api.transfer import Transfer
+    from chunkq.cli.progress import Meter, Screen
     from chunkq.errors import ChunkqError
     from chunkq.runtime.progress import Result
     from chunkq.settings import Settings
@@ -115,106 +117,134 @@ class Getting:
     def __init__(
         self, settings: Settings, options: Options, *, overwrite: bool, links: bool
     ) -> None:
-        from chunkq.cli.progress import Screen
-
         self._settings = settings
         self._options = options
         self._overwrite = overwrite
         self._links = links
-        self._screen = Screen(
-            as_json=options.json, quiet=options.quiet, interval_s=settings.progress.interval_s
-        )
-        self._errors: list[ChunkqError] = []
+        self._line = "before anything came"
+        self._stopped = self._cut_short = False
+        self._current: tuple[Transfer, Meter, Screen] | None = None
+        #: Sources of which nothing came, and files of trees, with why.
+        self._lost: list[ChunkqError] = []
+        self._lost_in_trees = 0
         self._files = 0
-        self._line = ""
-        self._stopped = False
 
     async def run(self, placed: list[tuple[Source, Path]]) -> int:
         from chunkq.api.site import Site
+        from chunkq.cli.interrupt import stopping
+        from chunkq.errors import Stopped
 
-        async with Site.open(self._settings) as site:
-            for source, path in placed:
-                await self._one(site, source, path)
-                if self._stopped:
-                    break
+        with stopping(self._on_stop, self._on_status):
+            async with Site.open(self._settings) as site:
+                for source, path in placed:
+                    if self._stopped:
+                        self._cut_short = True
+                        break
+                    await self._one(site, source, path, alone=len(placed) == 1)
+        if self._cut_short:
+            raise Stopped(f"stopped: {self._line}", hint="run the same command to go on")
         return self._end()
 
-    async def _one(self, site: Site, source: Source, path: Path) -> None:
-        from chunkq.cli.interrupt import stopping
-        from chunkq.cli.progress import Meter, render
-        from chunkq.errors import ChunkqError, Stopped
+    async def _one(self, site: Site, source: Source, path: Path, *, alone: bool) -> None:
+        from chunkq.cli.progress import Meter, Screen, render
+        from chunkq.errors import ChunkqError
 
+        options = self._options
+        screen = Screen(
+            as_json=options.json,
+            quiet=options.quiet,
+            interval_s=self._settings.progress.interval_s,
+        )
         transfer = site.fetch(str(source), path, overwrite=self._overwrite, links=self._links)
         meter = Meter()
-
-        def on_stop(_: Signals) -> None:
-            self._stopped = True
-            transfer.cancel()
-
-        def on_status() -> None:
-            self._screen.clear()
-            console.note(render(transfer.progress(), meter, 200))
-
-        with stopping(on_stop, on_status):
+        self._current = transfer, meter, screen
+        try:
             async for progress in transfer:
-                self._screen.show(progress, meter, time.monotonic())
+                screen.show(progress, meter, time.monotonic())
                 self._line = render(progress, meter, 60)
-            self._screen.clear()
-            try:
-                self._report(site, await transfer)
-            except ChunkqError as error:
-                self._fail(str(source), error)
-            except asyncio.CancelledError:
-                self._stopped = True
-                self._errors = [
-                    Stopped(f"stopped: {self._line}", hint="run the same command to go on")
-                ]
+        finally:
+            screen.clear()
+        try:
+            self._report(await transfer)
+        except ChunkqError as error:
+            _say_where(error, source, path)
+            self._lost.append(error)
+            if not alone:
+                self._tell(str(source), error)
+        except asyncio.CancelledError:
+            if not self._stopped:
+                raise
+            self._cut_short = True
 
-    def _report(self, site: Site, result: Result) -> None:
+    def _on_stop(self, _: Signals) -> None:
+        self._stopped = True
+        if self._current is not None:
+            self._current[0].cancel()
+
+    def _on_status(self) -> None:
+        from chunkq.cli.progress import render
+
+        if self._current is None:
+            console.note("opening")
+            return
+        transfer, meter, screen = self._current
+        screen.clear()
+        console.note(render(transfer.progress(), meter, 200))
+
+    def _report(self, result: Result) -> None:
         from chunkq.cli.progress import size_text
 
-        del site
         self._files += result.files + result.unchanged
         for path, error in result.failures:
-            self._fail(path, error)
+            self._lost_in_trees += 1
+            if path not in error.message:
+                error.message = f"{path}: {error.message}"
+            self._tell(path, error)
         if self._options.json:
             console.emit("result", _fields(result))
         elif not self._options.quiet:
             what = size_text(result.size_bytes)
             if result.content_digest:
                 state = "already there" if result.unchanged else what
-                console.out(f"{result.destination}  {state}  blake3:{result.content_digest}")
+                line = f"{result.destination}  {state}  blake3:{result.content_digest}"
             else:
                 kept = f", {result.unchanged} already there" if result.unchanged else ""
-                left = f", {result.links_left} links left out" if result.links_left else ""
-                console.out(f"{result.destination}  {result.files} files, {what}{kept}{left}")
+                left = f", links left out: {result.links_left}" if result.links_left else ""
+                files = f"{result.files} file" + ("" if result.files == 1 else "s")
+                line = f"{result.destination}  {files}, {what}{kept}{left}"
+            console.out(console.clean(line))
 
-    def _fail(self, what: str, error: ChunkqError) -> None:
-        self._errors.append(error)
-        if len(self._errors) > 1 or what not in error.message:
-            error.message = f"{what}: {error.message}"
+    def _tell(self, path: str, error: ChunkqError) -> None:
+        """One of several that failed, as soon as that is known."""
         if self._options.json:
-            fields = {"path": what, "error": type(error).__name__, "message": error.message}
+            fields = {"path": path, "error": type(error).__name__, "message": error.message}
             console.emit("failed", fields)
         else:
             console.warn(error.message)
 
     def _end(self) -> int:
         """0, or the error that tells the whole."""
-        from chunkq.errors import ExitCode, PartialFailure, Stopped
+        from chunkq.errors import ExitCode, PartialFailure
 
-        errors = self._errors
-        if not errors:
+        failed = len(self._lost) + self._lost_in_trees
+        if not failed:
             return ExitCode.OK
-        if isinstance(errors[0], Stopped):
-            raise errors[0]
-        codes = {error.exit_code for error in errors}
-        if self._files == 0 and len(codes) == 1:
-            raise errors[0]
+        same = len({error.exit_code for error in self._lost}) == 1
+        if same and not self._files and not self._lost_in_trees:
+            raise self._lost[0]
         raise PartialFailure(
-            f"{len(errors)} of {self._files + len(errors)} files failed",
+            f"{failed} of {self._files + failed} files failed",
             hint="they are named above; run the same command to try them again",
         )
+
+
+def _say_where(error: ChunkqError, source: Source, path: Path) -> None:
+    """Name the source as it was given; and the place, where that is what is wrong."""
+    from chunkq.errors import StorageError
+
+    what = str(path) if isinstance(error, StorageError) else str(source)
+    message = error.message.removeprefix(f"{source.path}: ")
+    error.message = message if what in message else f"{what}: {message}"
 
 
 def _fields(result: Result) -> dict[str, object]:

@@ -51,8 +51,8 @@ def _introduce(settings: Settings) -> None:
     for problem in registry.problems:
         console.warn(problem.message)
     console.note(
-        f"{settings.site_name} serves {len(registry.shares)} shares to {len(registry.peers)} peers;"
-        " Ctrl-C stops"
+        f"{settings.site_name} serves; shares: {len(registry.shares)}, peers:"
+        f" {len(registry.peers)}; Ctrl-C stops"
     )
     if not registry.peers:
         console.hint("pin a peer first: chunkq peer add CARD")

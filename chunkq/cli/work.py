@@ -13,7 +13,7 @@ from chunkq.cli.options import JsonOption, Options
 if TYPE_CHECKING:
     from chunkq.api.site import Site
     from chunkq.settings import Settings
-    from chunkq.storage.jobs import JobClaim, JobStore
+    from chunkq.storage.jobs import Job, JobClaim, JobStore
     from chunkq.telemetry.notify import Notifier
 
 EXAMPLES: Final = """\b
@@ -28,6 +28,7 @@ POLL_S: Final = 1.0
 #: A job that failed by something that passes is tried again after this, doubling up to the cap.
 RETRY_S: Final = 5.0
 RETRY_CAP_S: Final = 300.0
+MAX_DOUBLINGS: Final = 6
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -62,7 +63,11 @@ async def _work(settings: Settings, *, once: bool) -> int:
     async def loop(notifier: Notifier) -> None:
         async with Site.open(settings) as site:
             notifier.ready()
-            await _take_jobs(site, store, once=once)
+            worker = Worker(site, store, once=once)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(settings.requester.concurrency):
+                    group.create_task(worker.run())
+            worker.conclude()
 
     try:
         return await supervised(loop)
@@ -70,53 +75,84 @@ async def _work(settings: Settings, *, once: bool) -> int:
         store.close()
 
 
-async def _take_jobs(site: Site, store: JobStore, *, once: bool) -> None:
-    delay = RETRY_S
-    while True:
-        await asyncio.to_thread(store.recover)
-        claim = await asyncio.to_thread(store.claim)
-        if claim is None:
-            if once:
+class Worker:
+    """Takes jobs, several at once: one that waits for a silent peer holds up no other."""
+
+    def __init__(self, site: Site, store: JobStore, *, once: bool) -> None:
+        self._site = site
+        self._store = store
+        self._once = once
+        #: When a job that was given back may be taken again, by the loop's clock.
+        self._not_before: dict[str, float] = {}
+        self._done = 0
+        self._failed = 0
+
+    async def run(self) -> None:
+        """One of several loops. Ends only by cancellation, or with the last job if `once`."""
+        clock = asyncio.get_running_loop()
+        while True:
+            if not self._once:
+                now = clock.time()
+                self._not_before = {id_: at for id_, at in self._not_before.items() if at > now}
+            claim = await asyncio.to_thread(self._store.claim, tuple(self._not_before))
+            if claim is not None:
+                await self._do(claim)
+            elif self._once:
                 return
-            await asyncio.sleep(POLL_S)
-        elif await _do(site, store, claim):
-            delay = RETRY_S
-        elif once:
-            return
-        else:
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, RETRY_CAP_S)
+            else:
+                await asyncio.sleep(POLL_S)
 
+    def conclude(self) -> None:
+        """Raises `PartialFailure` if not every job went well."""
+        from chunkq.errors import PartialFailure
 
-async def _do(site: Site, store: JobStore, claim: JobClaim) -> bool:
-    """Do one job; False if it is to be tried again later."""
-    from chunkq.errors import ChunkqError
-    from chunkq.telemetry.logs import write as write_log
-
-    job = claim.job
-    write_log("job_started", request=job.job_id, attempt=job.attempts + 1)
-    try:
-        for source in job.sources:
-            result = await site.fetch(
-                source,
-                Path(job.destination),
-                overwrite=bool(job.options.get("overwrite")),
-                links=bool(job.options.get("links")),
+        if self._failed:
+            raise PartialFailure(
+                f"{self._failed} of {self._failed + self._done} jobs failed",
+                hint="`chunkq status` shows why",
             )
-            if result.failures:
-                path, error = result.failures[0]
-                raise type(error)(f"{len(result.failures)} files failed, first {path}: {error}")
-    except asyncio.CancelledError:
-        await asyncio.to_thread(store.give_back, claim)
-        raise
-    except ChunkqError as error:
-        code, message = type(error).__name__, error.message
-        write_log("job_failed", level="warning", request=job.job_id, code=code, detail=message)
-        if error.retry:
-            await asyncio.to_thread(store.give_back, claim, code, message)
-            return False
-        await asyncio.to_thread(store.fail, claim, code, message)
-        return True
-    await asyncio.to_thread(store.complete, claim)
-    write_log("job_done", request=job.job_id)
-    return True
+
+    async def _do(self, claim: JobClaim) -> None:
+        from chunkq.errors import ChunkqError
+        from chunkq.telemetry.logs import write as write_log
+
+        job = claim.job
+        write_log("job_started", request=job.job_id, attempt=job.attempts + 1)
+        try:
+            for source in job.sources:
+                await self._get(job, source)
+        except asyncio.CancelledError:
+            self._store.give_back(claim)
+            raise
+        except ChunkqError as error:
+            self._failed += 1
+            code, message = type(error).__name__, error.message
+            fields = {"request": job.job_id, "error": code, "detail": message}
+            if error.retry:
+                delay = min(RETRY_S * 2 ** min(job.attempts, MAX_DOUBLINGS), RETRY_CAP_S)
+                self._not_before[job.job_id] = asyncio.get_running_loop().time() + delay
+                await asyncio.to_thread(self._store.give_back, claim, code, message)
+                write_log("job_postponed", level="warning", delay_s=delay, **fields)
+            else:
+                await asyncio.to_thread(self._store.fail, claim, code, message)
+                write_log("job_failed", level="warning", **fields)
+            return
+        self._done += 1
+        await asyncio.to_thread(self._store.complete, claim)
+        write_log("job_done", request=job.job_id)
+
+    async def _get(self, job: Job, source: str) -> None:
+        """Raises `PartialFailure` naming the first file of a tree that could not be had."""
+        from chunkq.errors import PartialFailure
+
+        result = await self._site.fetch(
+            source,
+            Path(job.destination),
+            overwrite=bool(job.options.get("overwrite")),
+            links=bool(job.options.get("links")),
+        )
+        if result.failures:
+            path, error = result.failures[0]
+            raise PartialFailure(
+                f"{len(result.failures)} files failed, the first {path}: {error.message}"
+            )

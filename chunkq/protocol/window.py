@@ -4,11 +4,15 @@
               (a queue is building) or the rate stops growing (three rounds under 25 %).
     STEADY    the measured rate x the smallest round trip, and a little more; one round in eight
               probes a quarter above it.
-    DRAIN     for one round, when the smallest round trip has not been seen for long: three
-              quarters, so that a queue of our own making does not pass for distance.
+    DRAIN     for one round, when the smallest round trip has not been seen for long, or a queue
+              stands (two full rounds of twice the smallest round trip): three quarters, so that a
+              queue of our own making does not pass for distance. Where the round trip is long
+              even then, the origin has moved away: STARTUP again.
 
 Rate and round trip are measured in packet-timed rounds: a round ends when a chunk that was asked
-for after its beginning arrives. After Cardwell et al., "BBR: Congestion-Based Congestion Control",
+for after its beginning arrives. A full round in a standing queue measures the link itself, so what
+was faster before is forgotten then: after a fall of the rate, ten rounds in a long queue are minutes.
+ After Cardwell et al., "BBR: Congestion-Based Congestion Control",
 2016; a window of fixed seconds or chunks collapses on a queue, where round trips are long.
 """
 
@@ -37,6 +41,11 @@ HEADROOM_CHUNKS: Final = 2
 HEADROOM_S: Final = 0.05
 PROBE_GAIN: Final = 1.25
 DRAIN_GAIN: Final = 0.75
+#: A queue stands when two full rounds took this factor of the smallest round trip and so much
+#: more; our own headroom and a probe stay below it.
+STANDING_GROWTH: Final = 2.0
+STANDING_SLACK_S: Final = 0.25
+STANDING_ROUNDS: Final = 2
 PROBE_EVERY_ROUNDS: Final = 8
 #: The rate is the best of so many rounds: one bad round is noise, ten are the link.
 RATE_ROUNDS: Final = 10
@@ -83,6 +92,8 @@ class Window:
         self._rates: deque[float] = deque(maxlen=RATE_ROUNDS)
         self._best_rate = 0.0
         self._flat_rounds = 0
+        self._standing_rounds = 0
+        self._rate_is_fresh = False
 
     @property
     def limit(self) -> int:
@@ -143,6 +154,10 @@ class Window:
         assert self._round_began is not None
         began, delivered = self._round_began
         rate = (self._delivered - delivered) / max(now - began, 1e-6)
+        standing = self._round_full and self._stands(rtt)
+        self._standing_rounds = self._standing_rounds + 1 if standing else 0
+        if self._standing_rounds == STANDING_ROUNDS:
+            self._rates.clear()
         if self._round_full or rate > self.rate_chunks_per_s:
             self._rates.append(rate)  # a round that was not full says nothing of the link
         self._round += 1
@@ -151,7 +166,12 @@ class Window:
         if self.mode is Mode.STARTUP:
             self._judge_startup(rtt, rate)
         else:
-            self._steer(now)
+            self._steer(rtt, now)
+
+    def _stands(self, rtt: float) -> bool:
+        """Whether this round trip is far above the smallest: a queue, or a new distance."""
+        assert self.rtt_min_s is not None
+        return rtt > self.rtt_min_s * STANDING_GROWTH + STANDING_SLACK_S
 
     def _judge_startup(self, rtt: float, rate: float) -> None:
         assert self.rtt_min_s is not None
@@ -164,19 +184,32 @@ class Window:
             self.mode = Mode.STEADY
             self._limit = self._steady_limit()
 
-    def _steer(self, now: float) -> None:
+    def _steer(self, rtt: float, now: float) -> None:
         seen_round, seen_at = self._rtt_min_at
         if self.mode is Mode.DRAIN:
-            self.mode, self.rtt_min_s = Mode.STEADY, self.rtt_smoothed_s
-            self._rtt_min_at = (self._round, now)
+            self.mode = Mode.STEADY
+            if self._end_drain(rtt, now):
+                return
+        elif self._standing_rounds >= STANDING_ROUNDS:
+            self.mode, self._standing_rounds, self._rate_is_fresh = Mode.DRAIN, 0, True
         elif self._round - seen_round > RTT_ROUNDS and now - seen_at > RTT_MEMORY_S:
-            self.mode = Mode.DRAIN
+            self.mode, self._rate_is_fresh = Mode.DRAIN, False
         gain = 1.0
         if self.mode is Mode.DRAIN:
             gain = DRAIN_GAIN
         elif self._round % PROBE_EVERY_ROUNDS == 0:
             gain = PROBE_GAIN
         self._limit = self._steady_limit() * gain
+
+    def _end_drain(self, rtt: float, now: float) -> bool:
+        """Take this round trip for the smallest one; True if that began STARTUP anew."""
+        farther = self._stands(rtt)
+        if farther and not self._rate_is_fresh:  # three quarters of what? ask again with the rate
+            return False
+        self.rtt_min_s, self._rtt_min_at = rtt, (self._round, now)
+        if farther:
+            self.mode, self._best_rate, self._flat_rounds = Mode.STARTUP, 0.0, 0
+        return farther
 
     def _steady_limit(self) -> float:
         assert self.rtt_min_s is not None

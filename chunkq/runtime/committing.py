@@ -15,6 +15,7 @@ from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.manifest import Head
 from chunkq.protocol.transfer_events import Phase
+from chunkq.runtime.inbox import without_body
 
 
 class Committable(Protocol):
@@ -53,7 +54,7 @@ class Committer:
 
     def keep(self, delivery: Delivery) -> None:
         """Its chunk is in the part file; it is acknowledged by the next commit."""
-        self._written.append(delivery)
+        self._written.append(without_body(delivery))
 
     def release(self) -> None:
         """Give everything back: published, or to be asked for again."""

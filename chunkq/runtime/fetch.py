@@ -76,6 +76,8 @@ class FileFetch:
         self._closing = False
         self._stopping = False
         self._unchanged = False
+        #: Whether staging holds a manifest or data.
+        self._kept = False
 
     # ------------------------------------------------------------ the outside
 
@@ -128,6 +130,7 @@ class FileFetch:
         card = self._peer.ref.card
         found = await self._in_thread(lambda: look(self._staging, card, self._log))
         resumed, self._manifest = found.resumed, found.manifest
+        self._kept = resumed is not None or found.doubt_all
         self._committer.begin(found.generation, resumed.bitmap if resumed else Bitmap(0))
         requester = self._peer.requester
         self._transfer = Transfer(
@@ -180,8 +183,16 @@ class FileFetch:
                 await self._committer.commit(transfer, effect.phase)
             transfer.abandon()
         self._committer.release()
-        await self._in_thread(self._staging.close)
+        await self._in_thread(self._staging.remove if self._fruitless else self._staging.close)
         self._peer.room_appeared()
+
+    @property
+    def _fruitless(self) -> bool:
+        """Refused before anything was kept: there is nothing to go on from."""
+        if self._kept or not self._result.done() or self._result.exception() is not None:
+            return False
+        error = self._result.result()
+        return error is not None and not error.retry
 
     def _make_result(self) -> FetchResult:
         assert self._transfer is not None
@@ -334,7 +345,7 @@ class FileFetch:
             self._pool,
             self._committer,
             feed=self._feed,
-            done=self._peer.requester.done,
+            requester=self._peer.requester,
             broken=self._on_crash,
             log=self._log,
         )
@@ -365,6 +376,7 @@ class FileFetch:
 
     def _prepare_blocking(self, head: Head) -> None:
         assert self._manifest is not None
+        self._kept = True
         self._staging.save_manifest(cbor.encode(self._manifest))
         make_room(self._staging.part, head)
 

@@ -12,7 +12,7 @@ from chunkq.protocol.packet import RawReply
 from chunkq.protocol.transfer import Transfer
 from chunkq.runtime.assembler import Assembler, ChunkJob, Job, Outcome, PunchJob, RecheckJob
 from chunkq.runtime.committing import Committer
-from chunkq.runtime.peer import Asked
+from chunkq.runtime.peer import Asked, Requester
 
 
 class Landing:
@@ -27,17 +27,19 @@ class Landing:
         committer: Committer,
         *,
         feed: Callable[[ev.Event], None],
-        done: Callable[..., None],
+        requester: Requester,
         broken: Callable[[Exception], None],
         log: Log,
     ) -> None:
         self.duplicates = 0
         self.new_bytes = 0
+        self._landed_bytes = 0
         self._transfer = transfer
         self._geometry = geometry
         self._committer = committer
         self._feed = feed
-        self._done = done
+        self._requester = requester
+        self._done = requester.done
         self._log = log
         self._writing: set[int] = set()
         self._assembler = Assembler(part, geometry, pool, self._on_jobs, broken)
@@ -53,6 +55,8 @@ class Landing:
             self._done(delivery)
             return
         self._writing.add(index)
+        self._landed_bytes += len(delivery.body)
+        self._requester.landed(len(delivery.body))
         if not adopted:
             self._feed(ev.ChunkLanded(index))
         self._assembler.put(ChunkJob(asked, raw, delivery, index, leaf, transfer.version))
@@ -64,8 +68,10 @@ class Landing:
         self._assembler.put(PunchJob(effect))
 
     async def drained(self) -> None:
-        """Wait until what has arrived is written."""
+        """Wait until what has arrived is written, or dropped because the disk failed."""
         await self._assembler.drained()
+        self._requester.written(self._landed_bytes)
+        self._landed_bytes = 0
 
     def _on_jobs(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -76,6 +82,8 @@ class Landing:
 
     def _on_chunk(self, job: ChunkJob) -> None:
         self._writing.discard(job.index)
+        self._landed_bytes -= len(job.delivery.body)
+        self._requester.written(len(job.delivery.body))
         if job.outcome in (Outcome.STORED, Outcome.ADOPTED):
             self._committer.keep(job.delivery)
             self.new_bytes += self._geometry.length(job.index)

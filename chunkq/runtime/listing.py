@@ -79,7 +79,7 @@ async def _ask(
     requester = peer.requester
     deadline = requester.clock.monotonic_s() + patience_s
     wait_s = max(FIRST_WAIT_S, peer.window.rto_s)
-    trouble = "no answer"
+    trouble = ""
     while (left := deadline - requester.clock.monotonic_s()) > 0:
         question = _Question(peer)
         peer.ask(
@@ -106,10 +106,10 @@ async def _ask(
             deadline = requester.clock.monotonic_s() + patience_s
             await _heed(answer, share, path)
         else:
-            trouble = answer.message
+            trouble = f": {answer.message}"
             await asyncio.sleep(min(RETRY_S if isinstance(answer, Unroutable) else wait_s, left))
     raise PeerSilent(
-        f"{peer.ref.alias} does not answer: {trouble} for {patience_s:.0f} s",
+        f"{peer.ref.alias}: no answer for {patience_s:.0f} s{trouble}",
         hint="is `chunkq serve` running there? Run the same command again to go on",
     )
 

@@ -17,7 +17,7 @@ from chunkq.errors import BadSeal, PacketError, TransportError
 from chunkq.ports import Clock, Delivery, Entropy, Log, Mailbox, PeerRef, Transport
 from chunkq.protocol import cbor
 from chunkq.protocol.identity import SiteKeys
-from chunkq.protocol.limits import MAX_WINDOW_BYTES
+from chunkq.protocol.limits import MAX_WINDOW_BYTES, MIB
 from chunkq.protocol.messages import Refusal, RefusalReason, Request
 from chunkq.protocol.packet import (
     RawReply,
@@ -36,6 +36,9 @@ from chunkq.runtime.tasks import Tasks
 MAX_PENDING: Final = 4096
 #: Ephemerals (workers that answer) kept for one request; a forger's would push out the oldest.
 MAX_OPENERS: Final = 4
+#: Bytes of chunks taken from the carrier and not yet written; above it no more are taken, so that a
+#: slow disk slows the carrier down instead of filling memory.
+MAX_BACKLOG_BYTES: Final = 8 * MIB
 #: Random bits below the millisecond in an epoch, so that two starts in one never meet.
 EPOCH_RANDOM_BITS: Final = 20
 
@@ -103,6 +106,9 @@ class Requester:
         self._pending: OrderedDict[RequestId, Asked | None] = OrderedDict()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks = Tasks(self._on_error)
+        self._backlog_bytes = 0
+        self._backlog_low = asyncio.Event()
+        self._backlog_low.set()
         self._epoch = 0
         self._counter = 0
         self.new_epoch()
@@ -129,6 +135,17 @@ class Requester:
     def done(self, *deliveries: Delivery) -> None:
         assert self._inbox is not None
         self._inbox.done(*deliveries)
+
+    def landed(self, size_bytes: int) -> None:
+        """So many bytes are in memory until they are `written`."""
+        self._backlog_bytes += size_bytes
+        if self._backlog_bytes > MAX_BACKLOG_BYTES:
+            self._backlog_low.clear()
+
+    def written(self, size_bytes: int) -> None:
+        self._backlog_bytes -= size_bytes
+        if self._backlog_bytes <= MAX_BACKLOG_BYTES:
+            self._backlog_low.set()
 
     def new_epoch(self, floor: int = 0) -> None:
         """Start counting anew: at a start, or when an origin has lost its record of this one."""
@@ -170,6 +187,7 @@ class Requester:
     async def _receive(self, inbox: Inbox) -> None:
         while True:
             for delivery in await inbox.receive():
+                await self._backlog_low.wait()
                 try:
                     raw = parse_reply(delivery.body)
                 except PacketError as error:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Final
@@ -143,10 +143,15 @@ class JobStore:
 
     # ------------------------------------------------------------ who works
 
-    def claim(self) -> JobClaim | None:
-        """The oldest job that nobody has, or None. Takes back the jobs of workers that died."""
+    def claim(self, skip: Container[str] = ()) -> JobClaim | None:
+        """The oldest job that nobody has, or None. Takes back the jobs of workers that died.
+
+        `skip`: ids of jobs whose turn has not come again.
+        """
         self.recover()
         for name in self._names(JobState.PENDING):
+            if name.removesuffix(_SUFFIX) in skip:
+                continue
             fd = self._lock(JobState.PENDING, name)
             if fd is None:
                 continue

@@ -10,6 +10,9 @@ from chunkq.protocol.limits import MIB
 #: From malloc.h.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+#: Threads share two heaps: with one each, every one of them keeps its own spare buffers.
+ARENAS: Final = 2
 #: Above the largest packet (4 MiB and its seal), so that no chunk is a mapping of its own.
 MMAP_THRESHOLD_BYTES: Final = 8 * MIB
 #: Free memory kept at the top of the heap: what a few chunks need, far under a process's budget.
@@ -32,6 +35,7 @@ def keep_buffers() -> bool:
     wanted = (
         (_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES),
         (_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES),
+        (_M_ARENA_MAX, ARENAS),
     )
     results = [mallopt(option, size) for option, size in wanted]
-    return results == [1, 1]
+    return all(result == 1 for result in results)
