@@ -22,48 +22,31 @@ business at `Commit`. A page of leaves is kept while one of its chunks is missin
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import count
 from typing import Final
 
 from chunkq.errors import (
     ChunkqError,
     IntegrityError,
-    NotFound,
-    NotPermitted,
     PacketError,
-    PeerRefused,
-    PeerSilent,
-    SourceChanging,
-    SyncFailed,
 )
 from chunkq.protocol import transfer_events as ev
-from chunkq.protocol.asks import Asks
+from chunkq.protocol.asking import Asking
 from chunkq.protocol.bitmap import Bitmap
+from chunkq.protocol.dirty import Dirty
 from chunkq.protocol.geometry import to_ranges
-from chunkq.protocol.leaves import MAX_PAGES, Leaves
 from chunkq.protocol.limits import (
     COMMIT_BYTES,
     COMMIT_INTERVAL_MS,
-    MAX_BYTES_PER_REQUEST,
-    MAX_CHUNKS_PER_REQUEST,
-    MAX_REPAIR_ROUNDS,
 )
 from chunkq.protocol.manifest import Head, is_zero_page
 from chunkq.protocol.messages import Refusal, RefusalReason
-from chunkq.protocol.missing import Missing
+from chunkq.protocol.patience import Patience
+from chunkq.protocol.strikes import Strikes, final_refusal
 from chunkq.protocol.transfer_events import Phase, Waiting
 from chunkq.protocol.window import Window
 
 #: How often the source may change under a transfer before it says so and gives up.
 MAX_VERSIONS: Final = 16
-#: A request for fewer chunks than this waits for more room, unless nothing else is under way.
-MIN_BATCH_CHUNKS: Final = 8
-#: The wait after `busy`, a lost carrier or a full disk, if nothing better is known.
-RETRY_S: Final = 1.0
-MAX_RETRY_S: Final = 60.0
-#: No reply for so many timeouts is worth a word to the user.
-SILENT_TIMEOUTS: Final = 2
 
 
 class Transfer:
@@ -88,34 +71,19 @@ class Transfer:
         self.head: Head | None = None
         self.bitmap = Bitmap(0)
         self.doubtful = Bitmap(0)
-        self.waiting: Waiting | None = None
         self.finished = False
-        #: Whether it would ask for more if the window had room.
-        self.hungry = False
-        self.uncommitted_bytes = 0
-        self._window = window
-        self._patience_s = patience_s
-        self._asks = Asks(window)
-        self._tokens = count(1)
-        self._leaves: Leaves | None = None
-        self._missing = Missing()
-        self._other_asks: dict[int, tuple[float, tuple[int, ...]]] = {}
-        self._bad: Counter[int] = Counter()
-        self._rechecking = 0
+        #: Rises with each version of the source; what belongs to an older one is of no use.
         self.version = 0
-        self._stale = 0
-        self._repairs = 0
-        self._sync_failures = 0
-        self._retry_at = now
-        self._retry_s = RETRY_S
-        self._heard_at = self._now = now
-        self._dirty_since: float | None = None
+        self._window = window
+        self._patience = Patience(now, patience_s)
+        self._asking = Asking(window)
+        self._strikes = Strikes()
+        self._dirty = Dirty(commit_bytes, commit_interval_s)
+        self._rechecking = 0
+        self._now = now
         self._busy_with: str | None = None
         self._ever_committed = resumed is not None or doubt_all
-        self._full = False
         self._doubt_all = doubt_all
-        self._commit_bytes = commit_bytes
-        self._commit_interval_s = commit_interval_s
         if resumed is not None:
             self._resume(resumed)
 
@@ -132,7 +100,18 @@ class Transfer:
 
     def leaf(self, index: int) -> bytes | None:
         """The verified leaf of a chunk, if its page is here."""
-        return None if self._leaves is None else self._leaves.leaf(index)
+        leaves = self._asking.leaves
+        return None if leaves is None else leaves.leaf(index)
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """Why nothing moves, if nothing does."""
+        return self._patience.waiting
+
+    @property
+    def hungry(self) -> bool:
+        """Whether it would ask for more if the window had room."""
+        return self._asking.hungry
 
     @property
     def next_wake_s(self) -> float | None:
@@ -140,25 +119,30 @@ class Transfer:
         if self.finished:
             return None
         times: list[float] = []
-        if self._dirty_since is not None and self._busy_with is None:
-            times.append(self._dirty_since + self._commit_interval_s)
-        if self.phase <= Phase.RECOVERING and not self._full and self._busy_with != "prepare":
-            times.append(self._heard_at + self._patience_s)
-            if self._retry_at > self._now:
-                times.append(self._retry_at)
-            if (deadline := self._asks.next_deadline_s) is not None:
+        if self._busy_with is None and (due := self._dirty.due_at_s) is not None:
+            times.append(due)
+        if self._asks_now and self._busy_with != "prepare":
+            times.append(self._patience.next_wake_s(self._now))
+            if (deadline := self._asking.next_deadline_s) is not None:
                 times.append(deadline)
-            times += [at + self._asks.timeout_s for at, _ in self._other_asks.values()]
         return min(times, default=None)
 
     @property
+    def uncommitted_bytes(self) -> int:
+        return self._dirty.size_bytes
+
+    @property
     def in_flight(self) -> int:
-        return len(self._asks)
+        return len(self._asking.chunks)
+
+    @property
+    def _asks_now(self) -> bool:
+        return self.phase <= Phase.RECOVERING and not self._patience.full
 
     def abandon(self) -> None:
         """It ends here for now: nothing outstanding counts in the window any more."""
         self.finished = True
-        self._asks.clear()
+        self._asking.begin(None)
 
     # ------------------------------------------------------------ events
 
@@ -188,7 +172,7 @@ class Transfer:
                 self._on_refused(token, refusal, now)
             case ev.AskFailed(token, waiting):
                 self._release(token)
-                self._wait(waiting, now)
+                self._patience.wait(waiting, now)
             case ev.SpaceGone(detail, step):
                 self._on_space_gone(detail, step, now)
             case ev.SpaceBack():
@@ -208,10 +192,10 @@ class Transfer:
     def _on_chunk_event(self, event: ev.Event, now: float) -> None:
         match event:
             case ev.ChunkLanded(index):
-                self._heard(now)
-                self._asks.land(index)
+                self._patience.heard(now)
+                self._asking.chunks.land(index)
             case ev.ChunkStored(index, token):
-                self._asks.stored(index, token, now)
+                self._asking.chunks.stored(index, token, now)
                 self._present(index, now)
             case ev.ChunkBad(index):
                 self._on_bad(index)
@@ -228,10 +212,10 @@ class Transfer:
         match event:
             case ev.Prepared():
                 self.phase = Phase.RECOVERING if self.doubtful.present else Phase.RUNNING
-                self._heard(now)
+                self._patience.heard(now)
             case ev.Committed(phase):
                 self._ever_committed = True
-                self._sync_failures = 0
+                self._strikes.synced()
                 if phase is Phase.VERIFYING and self._whole:
                     return [self._step("read back", ev.ReadBack(), Phase.VERIFYING)]
                 if phase is Phase.PUBLISHING:
@@ -245,13 +229,12 @@ class Transfer:
         return []
 
     def _on_manifest(self, event: ev.ManifestCame, now: float) -> list[ev.Effect]:
-        if self._other_asks.pop(event.token, None) is None or self.phase is not Phase.OPENING:
+        if not self._asking.opened(event.token) or self.phase is not Phase.OPENING:
             return []
         if self._busy_with is not None:  # a commit of the old version is under way: ask once more
-            self._retry_at = now + RETRY_S / 10
+            self._patience.pause(now)
             return []
-        self._heard(now)
-        self._retry_s = RETRY_S
+        self._patience.heard(now, progress=True)
         before, head = self.head, event.head
         count_ = head.geometry.chunk_count
         if before is not None and before.root == head.root and before == head:
@@ -263,56 +246,50 @@ class Transfer:
         self.bitmap, self.doubtful = Bitmap(count_), Bitmap(count_)
         if before is not None or self._doubt_all:
             self.doubtful.fill(0, count_)
-        self._forget_asks()
+        self._asking.begin(head)
         self._mark_zero_pages()
         return [self._step("prepare", ev.Prepare(head), Phase.OPENING)]
 
     def _on_page(self, event: ev.PageCame, now: float) -> list[ev.Effect]:
-        ask = self._other_asks.get(event.token)
-        if ask is None or self.head is None or event.page not in ask[1]:
+        if self.head is None or not self._asking.page_came(event.token, event.page, now):
             return []
-        assert self._leaves is not None
-        self._leaves.add(event.page, event.leaves)
-        self._heard(now)
-        self._retry_s = RETRY_S
-        rest = tuple(page for page in ask[1] if page != event.page)
-        if rest:
-            self._other_asks[event.token] = (now, rest)
-        else:
-            del self._other_asks[event.token]
+        assert self._asking.leaves is not None
+        self._asking.leaves.add(event.page, event.leaves)
+        self._patience.heard(now, progress=True)
         return self._open_page(event.page)
 
     def _open_page(self, page: int) -> list[ev.Effect]:
         """Leaves of `page` are here: mark its holes, and recheck what is doubtful."""
+        leaves = self._asking.leaves
         assert self.head is not None
-        assert self._leaves is not None
+        assert leaves is not None
         doubtful = [i for i in self.head.geometry.page_chunks(page) if i in self.doubtful]
         holes = [
             index
-            for index in self._leaves.holes(page)
+            for index in leaves.holes(page)
             if index not in self.doubtful and self.bitmap.add(index)
         ]
         effects = self._recheck(doubtful)
         if holes:
             effects.append(ev.Punch(tuple(to_ranges(holes))))
-        self._leaves.drop_if_done(page, self.bitmap)
+        leaves.drop_if_done(page, self.bitmap)
         return effects
 
     def _recheck(self, indices: list[int]) -> list[ev.Effect]:
         assert self.head is not None
-        assert self._leaves is not None
+        assert self._asking.leaves is not None
         if not indices:
             return []
         self._rechecking += 1
         page = self.head.geometry.page_of(indices[0])
         first = self.head.geometry.page_chunks(page).start
-        return [ev.Recheck(tuple(indices), first, self._leaves.page(page))]
+        return [ev.Recheck(tuple(indices), first, self._asking.leaves.page(page))]
 
     def _on_rechecked(self, event: ev.Rechecked, now: float) -> None:
         self._rechecking -= 1
         for index in event.good:
             self.doubtful.clear(index)
-            self._asks.give_up(index)
+            self._asking.chunks.give_up(index)
             self._present(index, now)
         for index in event.bad:
             self.doubtful.clear(index)
@@ -321,59 +298,34 @@ class Transfer:
     def _on_adopted(self, index: int, now: float) -> list[ev.Effect]:
         if not self.wants(index):
             return []
-        self._heard(now)
+        self._patience.heard(now)
         self.doubtful.add(index)
         return self._recheck([index]) if self.leaf(index) is not None else []
 
     def _on_bad(self, index: int) -> None:
-        self._bad[index] += 1
-        if self._bad[index] >= MAX_REPAIR_ROUNDS:
-            raise IntegrityError(
-                f"chunk {index} came {MAX_REPAIR_ROUNDS} times with bytes that do not match"
-                " the signed manifest",
-                hint="the origin's disk or memory is failing, or it lies: tell its operator",
-            )
+        self._strikes.bad_chunk(index)
         self._ask_again(index)
 
     def _on_refused(self, token: int, refusal: Refusal, now: float) -> None:
         if not self._release(token):
             return
-        self._heard(now)
-        reason, detail = refusal.reason, refusal.detail
-        match reason:
-            case RefusalReason.NOT_FOUND:
-                raise NotFound(detail or "no such file there, or this site may not see it")
-            case RefusalReason.NOT_PERMITTED:
-                raise NotPermitted(detail or "the origin does not permit it")
-            case RefusalReason.TOO_LARGE | RefusalReason.UNSUPPORTED:
-                raise PeerRefused(detail or f"the origin refused: {reason}")
-            case RefusalReason.STALE:
-                self._on_stale()
-            case RefusalReason.EXPIRED | RefusalReason.CLOCK_SKEW:
-                self._wait(Waiting(str(reason), detail), now)
-            case RefusalReason.PREPARING | RefusalReason.BUSY:
-                self._wait(Waiting(str(reason), detail, refusal.done, refusal.total), now)
-                if refusal.retry_after_ms:
-                    self._retry_at = now + min(refusal.retry_after_ms / 1000, MAX_RETRY_S)
+        self._patience.heard(now)
+        if (error := final_refusal(refusal)) is not None:
+            raise error
+        if refusal.reason is RefusalReason.STALE:
+            self._on_stale()
+            return
+        waiting = Waiting(str(refusal.reason), refusal.detail, refusal.done, refusal.total)
+        self._patience.wait(waiting, now, refusal.retry_after_ms / 1000 or None)
 
     def _on_stale(self) -> None:
-        self._stale += 1
-        if self._stale > MAX_VERSIONS:
-            raise SourceChanging(
-                f"the source changed {MAX_VERSIONS} times while it was read",
-                hint="wait until it is no longer written to, then run the same command again",
-            )
+        self._strikes.stale()
         if self.phase in (Phase.RUNNING, Phase.RECOVERING):
             self.phase = Phase.OPENING
-        self._forget_asks()
+        self._asking.begin(self.head)
 
     def _on_sync_lost(self, durable: Bitmap) -> None:
-        self._sync_failures += 1
-        if self._sync_failures >= MAX_REPAIR_ROUNDS:
-            raise SyncFailed(
-                f"the disk failed to sync the part file {MAX_REPAIR_ROUNDS} times in a row",
-                hint="look at the kernel's log; the disk may be dying",
-            )
+        self._strikes.sync_failed()
         if self.phase is Phase.VERIFYING:
             self.phase = Phase.RUNNING
         for index in durable.missing():
@@ -385,31 +337,24 @@ class Transfer:
             if self._single_group:
                 return [self._step("publish", ev.Publish(), Phase.PUBLISHING)]
             return [self._step("commit", ev.Commit(Phase.PUBLISHING), Phase.VERIFYING)]
-        self._repairs += 1
-        if self._repairs > MAX_REPAIR_ROUNDS:
-            raise IntegrityError(
-                f"the file was read back wrong {self._repairs} times",
-                hint="this disk loses or alters data, or the origin signed a digest that is wrong",
-            )
+        self._strikes.read_back_wrong()
         assert self.head is not None
         self.phase = Phase.RECOVERING
         self.doubtful.fill(0, self.doubtful.count)
         self.bitmap = Bitmap(self.bitmap.count)
-        self._forget_asks()
-        self._heard(now)
+        self._asking.begin(self.head)
+        self._patience.heard(now)
         return []
 
     def _on_space_gone(self, detail: str, step: bool, now: float) -> None:
-        self._full = True
-        self.waiting = Waiting("disk_full", detail)
+        self._patience.disk_full(detail)
         if step:
             self._busy_with = None
-            self._dirty_since = now if self.bitmap.present else None
+            if self.bitmap.present:
+                self._dirty.add(0, now)
 
     def _on_space_back(self, now: float) -> list[ev.Effect]:
-        self._full = False
-        self.waiting = None
-        self._heard(now)
+        self._patience.disk_free(now)
         if self.phase is Phase.OPENING and self.head is not None and self._busy_with is None:
             return [self._step("prepare", ev.Prepare(self.head), Phase.OPENING)]
         return []
@@ -417,26 +362,22 @@ class Transfer:
     # ------------------------------------------------------------ going on
 
     def _advance(self, now: float) -> list[ev.Effect]:
-        if self._full or self._busy_with == "prepare":
+        if self._patience.full or self._busy_with == "prepare":
             return self._commit_if_due(now)
         self._give_up_overdue(now)
-        if now - self._heard_at >= self._patience_s and self.phase <= Phase.RECOVERING:
-            raise PeerSilent(
-                f"no answer for {now - self._heard_at:.0f} s",
-                hint="is `chunkq serve` running there, and does its clock agree with ours? "
-                "Run the same command again to go on",
-            )
+        if self._asks_now:
+            self._patience.check(now)
         effects: list[ev.Effect] = []
         if self.phase is Phase.OPENING:
-            effects += self._ask_open(now)
+            if self._patience.may_ask(now):
+                effects += self._asking.ask_open(now)
         elif self.phase in (Phase.RUNNING, Phase.RECOVERING):
             if self.phase is Phase.RECOVERING and not self.doubtful.present:
                 self.phase = Phase.RUNNING
             if self._whole:
                 return self._complete()
-            if self._retry_at <= now:
-                effects += self._ask_pages(now)
-                effects += self._ask_chunks(now)
+            if self._patience.may_ask(now):
+                effects += self._ask(now)
         elif self.phase is Phase.VERIFYING and self._busy_with is None:
             effects.append(self._step("read back", ev.ReadBack(), Phase.VERIFYING))
         elif self.phase is Phase.PUBLISHING and self._busy_with is None:
@@ -447,17 +388,13 @@ class Transfer:
         """Everything is in the part file: make it durable, then read it back."""
         if self._busy_with is not None:
             return []
-        self.waiting = None
-        self._forget_asks()
+        self._asking.begin(self.head)
         if self._single_group:
             return [self._step("read back", ev.ReadBack(), Phase.VERIFYING)]
         return [self._step("commit", ev.Commit(Phase.VERIFYING), self.phase)]
 
     def _commit_if_due(self, now: float) -> list[ev.Effect]:
-        if self._dirty_since is None or self._busy_with is not None:
-            return []
-        young = now - self._dirty_since < self._commit_interval_s
-        if self.uncommitted_bytes < self._commit_bytes and young:
+        if self._busy_with is not None or not self._dirty.due(now):
             return []
         return [self.commit()]
 
@@ -471,66 +408,22 @@ class Transfer:
         self._busy_with = what
         self.phase = phase
         if what == "commit":
-            self._dirty_since = None
-            self.uncommitted_bytes = 0
+            self._dirty.clear()
         return effect
 
-    def _ask_open(self, now: float) -> list[ev.Effect]:
-        if self._other_asks or self._retry_at > now or self._busy_with == "prepare":
-            return []
-        token = next(self._tokens)
-        self._other_asks[token] = (now, ())
-        return [ev.AskOpen(token)]
-
-    def _ask_pages(self, now: float) -> list[ev.Effect]:
-        """Ask for the next pages of leaves when half of the room for them is free."""
-        assert self._leaves is not None
-        asked = {page for _, pages in self._other_asks.values() for page in pages}
-        room = MAX_PAGES - len(self._leaves) - len(asked)
-        if room < MAX_PAGES // 2 and not (self._leaves.urgent and not asked):
-            return []
-        effects: list[ev.Effect] = []
-        pages: list[int] = []
-        for page in self._leaves.wanted(self.bitmap):
-            if page in asked or page in self._leaves:
-                continue
-            if self._leaves.add_zeros(page):
-                effects += self._open_page(page)
-            else:
-                pages.append(page)
-            room -= 1
-            if room <= 0:
-                break
-        if pages:
-            token = next(self._tokens)
-            self._other_asks[token] = (now, tuple(pages))
-            effects.append(ev.AskPages(token, tuple(to_ranges(sorted(pages)))))
-        return effects
-
-    def _ask_chunks(self, now: float) -> list[ev.Effect]:
-        effects: list[ev.Effect] = []
-        while True:
-            picked = self._pick(min(self._window.room, MAX_CHUNKS_PER_REQUEST))
-            if not picked:
-                self.hungry = self._window.room < MIN_BATCH_CHUNKS
-                return effects
-            token = next(self._tokens)
-            for index in picked:
-                self._asks.add(index, token, now)
-            effects.append(ev.AskChunks(token, tuple(to_ranges(sorted(picked)))))
-
-    def _pick(self, room: int) -> list[int]:
-        """Up to `room` chunks to ask for in one request; none if it is not worth one yet."""
+    def _ask(self, now: float) -> list[ev.Effect]:
+        """Ask for leaves, and for chunks whose leaves are here; zeros are known without asking."""
+        leaves = self._asking.leaves
         assert self.head is not None
-        batch = min(MIN_BATCH_CHUNKS, max(1, self._window.limit // 4))
-        if room < batch and self._asks.waiting:
-            return []
-        return self._missing.pick(
-            min(room, MAX_BYTES_PER_REQUEST // self.head.geometry.chunk_size_bytes),
-            present=self.bitmap,
-            skip=lambda index: index in self.doubtful or index in self._asks,
-            known=lambda index: self.leaf(index) is not None,
-        )
+        assert leaves is not None
+        effects: list[ev.Effect] = []
+        pages = self._asking.wanted_pages(self.bitmap)
+        zeros = {page for page in pages if leaves.add_zeros(page)}
+        for page in sorted(zeros):
+            effects += self._open_page(page)
+        effects += self._asking.ask_pages(set(pages) - zeros, now)
+        size = self.head.geometry.chunk_size_bytes
+        return effects + self._asking.ask_chunks(size, self.bitmap, self.doubtful, now)
 
     # ------------------------------------------------------------ small pieces
 
@@ -544,12 +437,12 @@ class Transfer:
         return (
             not self._ever_committed
             and self.head is not None
-            and self.head.geometry.size_bytes <= self._commit_bytes
+            and self.head.geometry.size_bytes <= self._dirty.limit_bytes
         )
 
     def _resume(self, resumed: ev.Resumed) -> None:
         self.head, self.bitmap = resumed.head, resumed.bitmap
-        self._leaves = Leaves(resumed.head)
+        self._asking.begin(resumed.head)
         self.doubtful = Bitmap(self.bitmap.count)
         self.phase = resumed.phase
         if self.phase is Phase.RECOVERING or not self.bitmap.complete:
@@ -571,66 +464,35 @@ class Transfer:
 
     def _present(self, index: int, now: float) -> None:
         assert self.head is not None
-        self._heard(now)
-        self._retry_s = RETRY_S
+        self._patience.heard(now, progress=True)
         if self.bitmap.add(index):
-            self.uncommitted_bytes += self.head.geometry.length(index)
-            if self._dirty_since is None:
-                self._dirty_since = now
-        if self._leaves is not None:
-            self._leaves.drop_if_done(self.head.geometry.page_of(index), self.bitmap)
+            self._dirty.add(self.head.geometry.length(index), now)
+        if self._asking.leaves is not None:
+            self._asking.leaves.drop_if_done(self.head.geometry.page_of(index), self.bitmap)
 
     def _ask_again(self, index: int) -> None:
-        self._asks.give_up(index)
+        self._asking.chunks.give_up(index)
         if self.head is not None and index not in self.bitmap:
-            self._missing.again(index)
-            if self._leaves is not None:
-                self._leaves.want(self.head.geometry.page_of(index))
+            self._asking.again(index, self.head.geometry.page_of(index))
 
     def _release(self, token: int) -> bool:
         """Give up a request; True if it was still one of ours."""
-        known = self._other_asks.pop(token, None)
-        if known is not None and self._leaves is not None:
-            for page in known[1]:
-                self._leaves.want(page)
-        indices = self._asks.refused(token)
-        for index in indices:
+        indices = self._asking.release(token)
+        for index in indices or ():
             self._ask_again(index)
-        return known is not None or bool(indices)
-
-    def _forget_asks(self) -> None:
-        self._asks.clear()
-        self._other_asks.clear()
-        self._missing = Missing()
-        self._leaves = None if self.head is None else Leaves(self.head)
+        return indices is not None
 
     def _give_up_overdue(self, now: float) -> None:
-        late = self._asks.overdue(now)
-        for index in late:
+        chunks, late = self._asking.overdue(now)
+        for index in chunks:
             self._ask_again(index)
-        timeout = self._asks.timeout_s
-        for token, (at, _) in list(self._other_asks.items()):
-            if at + timeout <= now:
-                self._release(token)
-                late.append(-1)
-        if late and now - self._heard_at > SILENT_TIMEOUTS * self._window.rto_s:
-            silence = f"no answer for {now - self._heard_at:.0f} s"
-            self.waiting = self.waiting or Waiting("peer_silent", silence)
-
-    def _wait(self, waiting: Waiting, now: float) -> None:
-        self.waiting = waiting
-        self._retry_at = now + self._retry_s
-        self._retry_s = min(self._retry_s * 2, MAX_RETRY_S)
-
-    def _heard(self, now: float) -> None:
-        self._heard_at = now
-        if self._retry_at <= now and not self._full:
-            self.waiting = None
+        if late:
+            self._patience.timed_out(now, self._window.rto_s)
 
     def _fail(self, error: ChunkqError) -> ev.Finish:
         if isinstance(error, PacketError):  # a page that does not prove: the origin's head lies
             error = IntegrityError(f"the origin's manifest does not hold: {error.message}")
         self.finished = True
         self.phase = Phase.FAILED
-        self._asks.clear()
+        self._asking.begin(None)
         return ev.Finish(error)

@@ -40,7 +40,8 @@ class RabbitMQOptions:
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
     #: Bytes handed to the broker and not confirmed; bounds the memory of a publisher.
     unconfirmed_bytes: int = 16 * MIB
-    #: Bytes received and not taken by `receive()`; above it the socket is not read.
+    #: Bytes received and not taken by `receive()`; above it the socket is read just enough to keep
+    #: the connection, so that the prefetch is what bounds a receiver that stands still.
     waiting_bytes: int = 8 * MIB
     heartbeat_s: int = 30
     #: A packet that is unconfirmed for so long never will be: its queue has lost its leader. Ample

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import pika
 from pika import exceptions, frame, spec
@@ -18,6 +18,10 @@ from pika.connection import Connection
 from chunkq.ports import Buffer
 from chunkq.transport.rabbitmq.frames import FrameReader, body_frames
 from chunkq.transport.rabbitmq.heartbeat import Heartbeat
+
+#: RabbitMQ ends a connection to which it could write nothing for 15 to 30 s (its send timeout), and
+#: a redelivery counts against a request. So one buffer is read now and then even while paused.
+SIP_INTERVAL_S: Final = 4.0
 
 
 class DeliverySink(Protocol):
@@ -58,6 +62,7 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
         self._consumers: dict[int, DeliverySink] = {}
         self._publishers: dict[int, ConfirmSink] = {}
         self._reading = True
+        self._sip: asyncio.TimerHandle | None = None
         super().__init__(
             parameters,
             on_open_callback=self._on_open,
@@ -99,20 +104,33 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
         self._adapter_emit_data(memoryview(b"".join(pieces)))
 
     def pause_receiving(self) -> None:
-        """Leave what comes in the kernel, and so, in the end, at the broker."""
+        """Leave what comes in the kernel, and so, in the end, at the broker; but for a sip."""
         if self._reading and self._transport is not None and not self._transport.is_closing():
             self._reading = False
-            self._transport.pause_reading()
             if self._heartbeat_checker is not None:
                 self._heartbeat_checker.pause()
+            self._stop_reading()
 
     def resume_receiving(self) -> None:
         if not self._reading and self._transport is not None:
             self._reading = True
-            if not self._transport.is_closing():
-                self._transport.resume_reading()
             if self._heartbeat_checker is not None:
                 self._heartbeat_checker.resume()
+            self._start_reading()
+
+    def _stop_reading(self) -> None:
+        assert self._transport is not None
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+            self._sip = self._loop.call_later(SIP_INTERVAL_S, self._start_reading)
+
+    def _start_reading(self) -> None:
+        assert self._transport is not None
+        if self._sip is not None:
+            self._sip.cancel()
+            self._sip = None
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def abort(self, reason: str) -> None:
         """End it now, without a word to the broker."""
@@ -140,12 +158,16 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
             # Whatever a callback raises ends the connection, and through its end every future
             # that waits on it; asyncio would only log it.
             self._terminate_stream(error)
+        if not self._reading and self._sip is None:
+            self._stop_reading()
 
     def eof_received(self) -> bool:
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._reader.stop()
+        if self._sip is not None:
+            self._sip.cancel()
         if exc is None and self._error is None:
             exc = exceptions.StreamLostError("the broker closed the connection")
         self._on_stream_terminated(exc if self._error is None else None)
