@@ -302,18 +302,21 @@ def load_identity(settings: Settings) -> SiteKeys:
     return load_keys(settings.directories.keys_file)
 
 
-def prepare_process(settings: Settings) -> None:
-    """What every process that moves data does first. Raises `StorageError`."""
+def prepare_process() -> None:
+    """What every process that moves data does first."""
     keep_buffers()
+
+
+def make_own_spool(settings: Settings) -> None:
+    """Create the spool in the state directory if a link leads to it. Raises `StorageError`.
+
+    Only that one: another directory may be a stick that is not plugged in.
+    """
     spool = settings.directories.spool
-    if any(link.transport == "spool" and link.spool_path == spool for link in _links(settings)):
-        # Ours alone is made when needed; another one may be a stick that is not plugged in.
+    links = settings.links.values()
+    if any(link.transport == "spool" and link.spool_path == spool for link in links):
         with storage_errors("mkdir", str(spool)):
             spool.mkdir(parents=True, exist_ok=True, mode=PRIVATE_SPOOL_MODE)
-
-
-def _links(settings: Settings) -> list[Link]:
-    return list(settings.links.values())
 
 
 __all__ = [
@@ -323,6 +326,7 @@ __all__ = [
     "SiteCard",
     "SystemClock",
     "load_identity",
+    "make_own_spool",
     "make_transport",
     "origin_worker",
     "prepare_process",

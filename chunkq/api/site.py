@@ -17,6 +17,7 @@ from chunkq.compose import (
     RegistryDirectory,
     SystemClock,
     load_identity,
+    make_own_spool,
     make_transport,
     origin_worker,
     prepare_process,
@@ -65,7 +66,8 @@ class Site:
         Raises `ConfigError`, `IdentityError`.
         """
         settings = settings or load().settings
-        prepare_process(settings)
+        prepare_process()
+        make_own_spool(settings)
         site = cls(settings, keys or load_identity(settings), peers=peers, log=log)
         try:
             yield site

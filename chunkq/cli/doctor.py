@@ -81,12 +81,13 @@ def _examine(options: Options) -> Iterator[Finding]:
 
 def _check_link(settings: Settings, link: Link) -> Finding:
     """Send the largest packet that the link must carry to this site itself."""
-    from chunkq.compose import SystemClock, make_transport
+    from chunkq.compose import SystemClock, make_own_spool, make_transport
 
     subject = f"link {link.name}"
     size = link.largest_chunk_bytes + PACKET_OVERHEAD_BYTES
     try:
         site = settings.site_name
+        make_own_spool(settings)
         asyncio.run(probe(make_transport(link, site, SystemClock()), site, size))
     except Unreachable as error:
         return failed(subject, error, unreachable=True)

@@ -1,0 +1,50 @@
+"""Fixtures that any test may use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from tests.support.broker import Broker
+from tests.support.rabbitmq import Sites
+
+#: A broker of your own in place of the private one, where a test only needs to send and receive.
+URL_VARIABLE = "CHUNKQ_TEST_AMQP_URL"
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A private RabbitMQ, one to a test process; started when the first test asks for it.
+
+    Fails, and never skips, where RabbitMQ is not installed.
+    """
+    started = Broker.start(tmp_path_factory.mktemp("rabbitmq") / "node")
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def vhost(broker: Broker) -> Iterator[str]:
+    """A virtual host of the private broker for this test alone."""
+    name = broker.add_vhost()
+    yield name
+    broker.delete_vhost(name)
+
+
+@pytest.fixture
+def amqp_url(request: pytest.FixtureRequest) -> str:
+    """Where to send and receive: CHUNKQ_TEST_AMQP_URL if set, else a fresh virtual host."""
+    if given := os.environ.get(URL_VARIABLE):
+        return given
+    private: Broker = request.getfixturevalue("broker")
+    return private.url(vhost=request.getfixturevalue("vhost"))
+
+
+@pytest.fixture
+async def sites(broker: Broker, vhost: str) -> AsyncIterator[Sites]:
+    """Opens RabbitMQ transports on this test's virtual host of the private broker."""
+    opened = Sites(broker.url(vhost=vhost))
+    yield opened
+    await opened.close()
