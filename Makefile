@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint bench install need clean
+.PHONY: demo test lint bench scale install need clean
 
 demo: $(STAMP)
 	$(BIN)/chunkq demo
@@ -18,6 +18,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The full sizes of what `make test` does in slices: a 16 GiB file, a sparse one of 100 GiB.
+scale: $(STAMP) need
+	CHUNKQ_SCALE_LARGE_GIB=16 CHUNKQ_SCALE_SPARSE_GIB=100 $(PYTEST) -s tests/e2e/test_scale.py
 
 bench: $(STAMP) need
 	$(BIN)/python -m tests.bench
