@@ -8,8 +8,9 @@ from chunkq.errors import Nacked, TransportError, Unroutable
 from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.limits import COMMIT_BYTES, COMMIT_INTERVAL_MS
 from chunkq.protocol.manifest import Head
-from chunkq.protocol.messages import Chunks, Open, Pages
+from chunkq.protocol.messages import Chunks, Open, Pages, Receipt
 from chunkq.protocol.packet import RequestKind
+from chunkq.protocol.transfer import Transfer
 from chunkq.protocol.transfer_events import Waiting
 from chunkq.runtime.peer import PeerLink
 
@@ -50,6 +51,17 @@ def request_body(
         root=head.root,
         chunk_size=head.geometry.chunk_size_bytes,
         runs=list(effect.runs),
+    )
+
+
+def receipt(order: Order, peer: PeerLink, transfer: Transfer) -> Receipt:
+    """What tells the origin that its file is published here."""
+    assert transfer.head is not None
+    return Receipt(
+        instance=peer.requester.instance,
+        share=order.share,
+        path=order.path,
+        root=transfer.head.root,
     )
 
 

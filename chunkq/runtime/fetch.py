@@ -25,13 +25,14 @@ from chunkq.protocol.messages import ManifestReply, Refusal
 from chunkq.protocol.packet import RawReply, ReplyKind
 from chunkq.protocol.transfer import Transfer
 from chunkq.protocol.transfer_events import Phase
-from chunkq.runtime.asking import Order, request_body, waiting_for
+from chunkq.runtime.asking import Order, receipt, request_body, waiting_for
 from chunkq.runtime.committing import Committer
 from chunkq.runtime.landing import Landing
 from chunkq.runtime.peer import Asked, PeerLink
 from chunkq.runtime.progress import FetchProgress, FetchResult
 from chunkq.runtime.readback import content_digest
 from chunkq.runtime.resuming import look, make_room, read_manifest
+from chunkq.runtime.tally import Tally
 from chunkq.runtime.tasks import Tasks
 
 #: How often a full disk is looked at again, and how much room ends the wait (or all that lacks).
@@ -67,15 +68,11 @@ class FileFetch:
         self._transfer: Transfer | None = None
         self._landing: Landing | None = None
         self._manifest: ManifestReply | None = None
-        self._new_bytes = 0
-        self._resumed_chunks = 0
-        self._duplicates = 0
-        self._read_back_bytes = 0
+        self._tally = Tally(order.path, peer.ref.alias)
         self._space_poll: asyncio.Task[None] | None = None
         #: No more replies and requests; then, no more events.
         self._closing = False
         self._stopping = False
-        self._unchanged = False
         #: Whether staging holds a manifest or data.
         self._kept = False
 
@@ -97,32 +94,15 @@ class FileFetch:
                 failed.result()
             if (error := self._result.result()) is not None:
                 raise error
-            return self._make_result()
+            assert self._transfer is not None
+            assert self._transfer.head is not None
+            return self._tally.result(self._transfer.head)
         finally:
             await asyncio.shield(asyncio.ensure_future(self._wind_down()))
 
     def progress(self) -> FetchProgress | None:
         """None until there is something to say."""
-        transfer = self._transfer
-        if transfer is None:
-            return None
-        head = transfer.head
-        total = head.geometry.size_bytes if head else 0
-        present = transfer.bitmap.present
-        size = head.geometry.chunk_size_bytes if head else 0
-        return FetchProgress(
-            path=self._order.path,
-            peer=self._peer.ref.alias,
-            phase=transfer.phase,
-            chunks_present=present,
-            chunks_total=transfer.bitmap.count,
-            bytes_total=total,
-            bytes_present=min(present * size, total),
-            new_bytes=self._new_bytes + (self._landing.new_bytes if self._landing else 0),
-            in_flight=transfer.in_flight,
-            waiting=transfer.waiting,
-            read_back_bytes=self._read_back_bytes,
-        )
+        return None if self._transfer is None else self._tally.progress(self._transfer)
 
     # ------------------------------------------------------------ beginning and end
 
@@ -146,9 +126,9 @@ class FileFetch:
             self._log("transfer_recovering", path=self._order.path, peer=self._peer.ref.alias)
         if resumed is not None:
             self._use_head(resumed.head)
-            self._resumed_chunks = self._transfer.bitmap.present
+            self._tally.resumed_chunks = self._transfer.bitmap.present
             if self._on_resume is not None:
-                self._on_resume(self._resumed_chunks, self._transfer.bitmap.count)
+                self._on_resume(self._tally.resumed_chunks, self._transfer.bitmap.count)
             requester.adopters.append(self._adopt)
         self._feed(ev.Tick())
 
@@ -159,7 +139,7 @@ class FileFetch:
         if kept is None:
             raise DestinationExists(f"{self._order.path} is published already")
         _, head = read_manifest(kept, self._peer.ref.card)
-        return self._result_of(head, unchanged=False)
+        return self._tally.result(head)
 
     async def _wind_down(self) -> None:
         """Leave everything so that the next run goes on from here; also after success."""
@@ -193,23 +173,6 @@ class FileFetch:
             return False
         error = self._result.result()
         return error is not None and not error.retry
-
-    def _make_result(self) -> FetchResult:
-        assert self._transfer is not None
-        assert self._transfer.head is not None
-        return self._result_of(self._transfer.head, unchanged=self._unchanged)
-
-    def _result_of(self, head: Head, *, unchanged: bool) -> FetchResult:
-        return FetchResult(
-            path=self._order.path,
-            size_bytes=head.geometry.size_bytes,
-            new_bytes=self._new_bytes + (self._landing.new_bytes if self._landing else 0),
-            content_digest=head.content_digest,
-            resumed_chunks=self._resumed_chunks,
-            chunks_total=head.geometry.chunk_count,
-            duplicate_chunks=self._duplicates + (self._landing.duplicates if self._landing else 0),
-            unchanged=unchanged,
-        )
 
     # ------------------------------------------------------------ events and effects
 
@@ -334,16 +297,14 @@ class FileFetch:
 
     def _use_head(self, head: Head) -> None:
         assert self._transfer is not None
-        if self._landing is not None:
-            self._new_bytes += self._landing.new_bytes
-            self._duplicates += self._landing.duplicates
         self._peer.window.max_chunks = MAX_WINDOW_BYTES // head.geometry.chunk_size_bytes
         self._landing = Landing(
             self._transfer,
             self._staging.part,
             head.geometry,
             self._pool,
-            self._committer,
+            committer=self._committer,
+            tally=self._tally,
             feed=self._feed,
             requester=self._peer.requester,
             broken=self._on_crash,
@@ -356,7 +317,7 @@ class FileFetch:
             await self._landing.drained()
         existing = await self._in_thread(self._staging.destination_digest)
         if existing == head.content_digest:
-            self._unchanged = True
+            self._tally.unchanged = True
             await self._in_thread(self._staging.remove)
             self._feed(ev.Published())
             return
@@ -401,10 +362,11 @@ class FileFetch:
         self._feed(ev.ReadBackDone(found == head.content_digest))
 
     def _on_read_back(self, done_bytes: int) -> None:
-        self._read_back_bytes = done_bytes
+        self._tally.read_back_bytes = done_bytes
 
     async def _publish(self) -> None:
         manifest = self._manifest
+        assert self._transfer is not None
         assert manifest is not None
         await self._in_thread(
             lambda: self._staging.publish(
@@ -413,6 +375,7 @@ class FileFetch:
         )
         await self._in_thread(self._staging.remove)
         self._committer.release()
+        self._peer.tell(receipt(self._order, self._peer, self._transfer))
         self._feed(ev.Published())
 
     def _wait_for_space(self, detail: str) -> None:

@@ -13,6 +13,7 @@ from chunkq.protocol.transfer import Transfer
 from chunkq.runtime.assembler import Assembler, ChunkJob, Job, Outcome, PunchJob, RecheckJob
 from chunkq.runtime.committing import Committer
 from chunkq.runtime.peer import Asked, Requester
+from chunkq.runtime.tally import Tally
 
 
 class Landing:
@@ -24,15 +25,15 @@ class Landing:
         part: PartFile,
         geometry: Geometry,
         pool: Executor,
-        committer: Committer,
         *,
+        committer: Committer,
+        tally: Tally,
         feed: Callable[[ev.Event], None],
         requester: Requester,
         broken: Callable[[Exception], None],
         log: Log,
     ) -> None:
-        self.duplicates = 0
-        self.new_bytes = 0
+        self._tally = tally
         self._landed_bytes = 0
         self._transfer = transfer
         self._geometry = geometry
@@ -51,7 +52,7 @@ class Landing:
         leaf = transfer.leaf(index) if transfer.wants(index) else None
         stale = not adopted and (asked.version != transfer.version or leaf is None)
         if stale or not transfer.wants(index) or index in self._writing:
-            self.duplicates += 1
+            self._tally.duplicate_chunks += 1
             self._done(delivery)
             return
         self._writing.add(index)
@@ -86,7 +87,7 @@ class Landing:
         self._requester.written(len(job.delivery.body))
         if job.outcome in (Outcome.STORED, Outcome.ADOPTED):
             self._committer.keep(job.delivery)
-            self.new_bytes += self._geometry.length(job.index)
+            self._tally.new_bytes += self._geometry.length(job.index)
         else:
             self._done(job.delivery)
         if job.version != self._transfer.version:

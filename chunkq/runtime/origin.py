@@ -35,6 +35,8 @@ from chunkq.runtime.tasks import Tasks
 PREFETCH: Final = 32
 #: Requests for chunks worked on at once: one reads and seals while the other is being sent.
 CHUNK_REQUESTS: Final = 2
+#: How long a stopping worker may take to finish the requests it has; service managers wait 90 s.
+DRAIN_S: Final = 20.0
 
 
 class OriginWorker:
@@ -85,9 +87,17 @@ class OriginWorker:
         finally:
             receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
-            await self._tasks.drain()
+            await self._finish()
             await inbox.close()
             self._failed.cancel()
+
+    async def _finish(self) -> None:
+        """Let what has begun come to its end, for a bounded time."""
+        try:
+            async with asyncio.timeout(DRAIN_S):
+                await self._tasks.drain()
+        except TimeoutError:  # the carrier takes nothing; what is not acknowledged comes again
+            await self._tasks.cancel()
 
     async def _receive(self, inbox: Inbox) -> None:
         while True:

@@ -17,8 +17,8 @@ from chunkq.errors import BadSeal, PacketError, TransportError
 from chunkq.ports import Clock, Delivery, Entropy, Log, Mailbox, PeerRef, Transport
 from chunkq.protocol import cbor
 from chunkq.protocol.identity import SiteKeys
-from chunkq.protocol.limits import MAX_WINDOW_BYTES, MIB
-from chunkq.protocol.messages import Refusal, RefusalReason, Request
+from chunkq.protocol.limits import KEY_SIZE_BYTES, MAX_WINDOW_BYTES, MIB
+from chunkq.protocol.messages import Receipt, Refusal, RefusalReason, Request
 from chunkq.protocol.packet import (
     RawReply,
     ReplyHeader,
@@ -39,6 +39,8 @@ MAX_OPENERS: Final = 4
 #: Bytes of chunks taken from the carrier and not yet written; above it no more are taken, so that a
 #: slow disk slows the carrier down instead of filling memory.
 MAX_BACKLOG_BYTES: Final = 8 * MIB
+#: How long a requester that ends waits for the carrier to take its last packets.
+LAST_WORDS_S: Final = 1.0
 #: Random bits below the millisecond in an epoch, so that two starts in one never meet.
 EPOCH_RANDOM_BITS: Final = 20
 
@@ -106,6 +108,7 @@ class Requester:
         self._pending: OrderedDict[RequestId, Asked | None] = OrderedDict()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks = Tasks(self._on_error)
+        self._sending: set[asyncio.Task[None]] = set()
         self._backlog_bytes = 0
         self._backlog_low = asyncio.Event()
         self._backlog_low.set()
@@ -119,6 +122,9 @@ class Requester:
         self._tasks.spawn(self._receive(self._inbox))
 
     async def close(self) -> None:
+        """End; what is on its way to the carrier (receipts) gets a moment to get there."""
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=LAST_WORDS_S)
         await self._tasks.cancel()
         if self._inbox is not None:
             await self._inbox.close()
@@ -167,7 +173,9 @@ class Requester:
 
     def spawn(self, asked: Asked, packet: bytes, lifetime_s: float, failed: AskFailure) -> None:
         """Send a request in the background; `failed` hears if the carrier does not take it."""
-        self._tasks.spawn(self._publish(asked, packet, lifetime_s, failed))
+        sending = self._tasks.spawn(self._publish(asked, packet, lifetime_s, failed))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sending.discard)
 
     def _remember(self, request_id: RequestId, asked: Asked | None) -> None:
         self._pending[request_id] = asked
@@ -266,6 +274,16 @@ class PeerLink:
         requester.expect(asked)
         requester.spawn(asked, packet, self.lifetime_s, failed)
         return asked
+
+    def tell(self, receipt: Receipt) -> None:
+        """Send a receipt; it is not answered, and nobody waits for what becomes of it."""
+        self.ask(
+            RequestKind.RECEIPT,
+            receipt,
+            ephemeral=self.requester.entropy(KEY_SIZE_BYTES),
+            handler=lambda _, __, delivery: self.requester.done(delivery),
+            failed=lambda _, __: None,
+        )
 
     def adopt(self, raw: RawReply, ephemeral: bytes, handler: ReplyHandler) -> Asked | None:
         """The request behind a reply to an earlier process, if `ephemeral` opens it."""

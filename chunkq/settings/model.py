@@ -141,7 +141,7 @@ class OriginSettings(Model):
     """How files are served: requests worked on at once, and what one peer may ask of a worker."""
 
     concurrency: int = Field(default=8, ge=1, le=MAX_CONCURRENCY)
-    requests_per_second: float = Field(default=200.0, gt=0)
+    requests_per_second: float = Field(default=1000.0, gt=0)
     bytes_in_flight: SizeBytes = Field(default=2 * MAX_WINDOW_BYTES, ge=MAX_CHUNK_SIZE_BYTES)
 
 

@@ -43,7 +43,7 @@ _TAIL: Final = """\
 
 # [origin]
 # concurrency = 8                         # requests a worker answers at once
-# requests_per_second = 200               # what one peer may ask of a worker
+# requests_per_second = 1000              # what one peer may ask of a worker
 # bytes_in_flight = "128MiB"              # and have on the way
 
 # [log]
