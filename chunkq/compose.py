@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from chunkq.ports import Clock, Log, PeerRef, Share, Transport
+from chunkq.ports import Clock, ListingPage, Log, PeerRef, Share, SourceFile, Transport
 from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import DEFAULT_CHUNK_SIZE_BYTES, KEY_SIZE_BYTES, MAX_WINDOW_BYTES
 from chunkq.runtime.answers import Answers
@@ -130,24 +130,40 @@ class RegistryDirectory:
         return DEFAULT_CHUNK_SIZE_BYTES if config is None else config.chunk_size_bytes
 
 
+@dataclass(frozen=True, slots=True)
+class OfferedPath:
+    """One file or directory on this disk, whatever path it was asked for under (`ports.Share`)."""
+
+    path: str
+
+    def open(self, path: str) -> SourceFile:  # noqa: ARG002
+        parent, name = os.path.split(os.path.abspath(self.path))
+        return DirectoryShare(parent).open(name)
+
+    def list(self, path: str, cursor: str | None, limit: int) -> ListingPage:  # noqa: ARG002
+        return DirectoryShare(self.path).list("", cursor, limit)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfferedShares:
     """Shares that a program decides on itself, instead of those on disk.
 
-    `peers` are the pinned cards by alias; `find(peer alias, share, path)` returns what to offer.
+    `peers()` are the pinned peers now; `find(peer alias, share, path)` returns what to offer.
     """
 
-    peers: Mapping[str, PeerRef]
-    find: Callable[[str, str, str], Share | None]
+    peers: Callable[[], Mapping[str, Peer]]
+    find: Callable[[str, str, str], Share | os.PathLike[str] | None]
 
     def refresh(self) -> None:
-        """Nothing to read: the program changes what it passed in."""
+        """Nothing to read: `peers` is asked each time."""
 
     def peer(self, site_id: bytes) -> PeerRef | None:
-        return next((ref for ref in self.peers.values() if ref.card.site_id == site_id), None)
+        found = (peer for peer in self.peers().values() if peer.card.site_id == site_id)
+        return next(map(ref_of, found), None)
 
     def share(self, peer: PeerRef, share: str, path: str) -> Share | None:
-        return self.find(peer.alias, share, path)
+        offered = self.find(peer.alias, share, path)
+        return OfferedPath(os.fspath(offered)) if isinstance(offered, os.PathLike) else offered
 
     def chunk_size(self, share: str) -> int:  # noqa: ARG002
         return DEFAULT_CHUNK_SIZE_BYTES
@@ -213,23 +229,25 @@ class Fetcher:
         self.pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="requester")
         self._stack = AsyncExitStack()
         self._requesters: dict[str, Requester] = {}
-        self._peers: dict[str, PeerLink] = {}
+        self._peers: dict[tuple[str, str], PeerLink] = {}
         self._instance: Instance | None = None
         self._opening = asyncio.Lock()
 
     async def peer(self, peer: Peer) -> PeerLink:
         """The way to a peer; opens its link. Raises `BrokerUnreachable`, `BrokerRefused`."""
+        ref = ref_of(peer)
         async with self._opening:
-            if peer.alias not in self._peers:
+            known = self._peers.get((peer.alias, peer.link))
+            if known is None or known.ref != ref:  # it may have been pinned anew meanwhile
                 link = self.settings.links[peer.link]
                 requester = await self._requester(link)
-                self._peers[peer.alias] = PeerLink(
+                known = self._peers[peer.alias, peer.link] = PeerLink(
                     requester,
-                    ref_of(peer),
+                    ref,
                     lifetime_s=link.request_lifetime_s,
                     largest_chunk_bytes=link.largest_chunk_bytes,
                 )
-            return self._peers[peer.alias]
+            return known
 
     @property
     def transports(self) -> list[Transport]:

@@ -280,6 +280,10 @@ class Staging(Protocol):
         """Keep the manifest for the next start: atomically, replacing an older one."""
         ...
 
+    def settle(self) -> None:
+        """Make what `save_manifest` kept durable, before a commit relies on it."""
+        ...
+
     def published(self) -> bool:
         """Whether the file at the final path is this very part file (a crash came after)."""
         ...

@@ -6,8 +6,11 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Self
+from weakref import WeakSet
 
 from chunkq.api.source import Source
 from chunkq.api.transfer import Transfer, Wanted
@@ -21,15 +24,14 @@ from chunkq.compose import (
     make_transport,
     origin_worker,
     prepare_process,
-    ref_of,
     write_log,
 )
 from chunkq.errors import BrokerUnreachable, NotFound
 from chunkq.ports import Log, Share
-from chunkq.protocol.identity import SiteKeys
+from chunkq.protocol.identity import SiteKeys, decode_card, encode_card
 from chunkq.protocol.messages import Entry
 from chunkq.runtime.listing import list_directory
-from chunkq.settings import Link, Peer, Registry, Settings, load
+from chunkq.settings import DEFAULT_LINK, Link, Peer, Registry, Settings, load
 
 #: A worker whose broker is away tries again after this, doubling up to the cap.
 RETRY_S: Final = 1.0
@@ -40,13 +42,14 @@ class Site:
     """This site: its keys, its peers, its links. Use `Site.open`."""
 
     def __init__(
-        self, settings: Settings, keys: SiteKeys, *, peers: Mapping[str, Peer] | None, log: Log
+        self, settings: Settings, keys: SiteKeys, *, peers: Mapping[str, str] | None, log: Log
     ) -> None:
         self.settings = settings
         self.keys = keys
         self._registry = Registry(settings.directories) if peers is None else None
-        self._given_peers = peers
+        self._given_cards: Mapping[str, str] = {} if peers is None else peers
         self._fetcher = Fetcher(settings, keys, log=log)
+        self._transfers: WeakSet[Transfer] = WeakSet()
         self._log = log
 
     @classmethod
@@ -56,14 +59,15 @@ class Site:
         settings: Settings | None = None,
         *,
         keys: SiteKeys | None = None,
-        peers: Mapping[str, Peer] | None = None,
+        peers: Mapping[str, str] | None = None,
         log: Log = write_log,
     ) -> AsyncIterator[Self]:
         """A site for the time of an `async with`.
 
         Without arguments everything is read from the configuration, as the command line does.
-        `keys` and `peers` (by alias) replace what would be read from disk.
-        Raises `ConfigError`, `IdentityError`.
+        `keys` and `peers` replace what would be read from disk: a card by alias, each reached on
+        the default link. The mapping is looked at again for every request, so the program may
+        change it at any time. Raises `ConfigError`, `IdentityError`.
         """
         settings = settings or load().settings
         prepare_process()
@@ -72,7 +76,13 @@ class Site:
         try:
             yield site
         finally:
+            await site._stop_transfers()
             await site._fetcher.close()
+
+    @property
+    def card(self) -> str:
+        """This site's card, one line, for others to pin."""
+        return encode_card(self.keys, self.settings.site_name)
 
     def fetch(
         self,
@@ -99,7 +109,15 @@ class Site:
             links=links,
             patience_s=patience,
         )
-        return Transfer(self._fetcher, peer, wanted)
+        transfer = Transfer(self._fetcher, peer, wanted)
+        self._transfers.add(transfer)
+        return transfer
+
+    async def _stop_transfers(self) -> None:
+        """What is still under way when the site is left stops resumably."""
+        for transfer in tuple(self._transfers):
+            transfer.cancel()
+            await transfer.ended()
 
     async def list(self, source: str, *, patience_s: float | None = None) -> AsyncIterator[Entry]:
         """The entries of a directory of a peer's share, by name. Raises `NotFound`, ..."""
@@ -111,19 +129,20 @@ class Site:
 
     async def serve(
         self,
-        find: Callable[[str, str, str], Share | None] | None = None,
+        find: Callable[[str, str, str], Share | os.PathLike[str] | None] | None = None,
         *,
         on_ready: Callable[[], None] | None = None,
     ) -> None:
         """Answer requests on every link that a peer uses, until cancelled.
 
-        `find(peer alias, share, path)` decides what is offered; without it the shares and grants
-        on disk do. A cancelled worker finishes the requests it has. Raises `BrokerRefused`.
+        `find(peer alias, share, path)` decides what is offered: a path on this disk, a `Share` of
+        the program's own, or None. It is called on the loop for every request, so it must not
+        block. Without it the shares and grants on disk decide. A cancelled worker finishes the
+        requests it has. Raises `BrokerRefused`.
         """
         directory: RegistryDirectory | OfferedShares
         if find is not None:
-            refs = {alias: ref_of(peer) for alias, peer in self._peers().items()}
-            directory = OfferedShares(peers=refs, find=find)
+            directory = OfferedShares(peers=self._peers, find=find)
         else:
             directory = RegistryDirectory(self._registry or Registry(self.settings.directories))
         used = {peer.link for peer in self._peers().values()} or set(self.settings.links)
@@ -166,15 +185,32 @@ class Site:
             await transport.close()
 
     def _peers(self) -> Mapping[str, Peer]:
-        if self._given_peers is not None:
-            return self._given_peers
-        assert self._registry is not None
-        return self._registry.peers
+        """The peers as they are at this moment: on disk, or as given."""
+        if self._registry is not None:
+            self._registry.refresh()
+            return self._registry.peers
+        return {alias: pinned(alias, card) for alias, card in self._given_cards.items()}
 
     def _peer(self, alias: str) -> Peer:
         if self._registry is not None:
+            self._registry.refresh()
             return self._registry.peer(alias)
-        peers = self._peers()
-        if alias not in peers:
-            raise NotFound(f"no peer is called {alias!r}", hint=f"known: {', '.join(peers)}")
-        return peers[alias]
+        if alias not in self._given_cards:
+            known = ", ".join(self._given_cards) or "none"
+            raise NotFound(f"no peer is called {alias!r}", hint=f"known: {known}")
+        return pinned(alias, self._given_cards[alias])
+
+
+@lru_cache(maxsize=1024)
+def pinned(alias: str, card_line: str) -> Peer:
+    """A peer whose card a program has. Raises `CardInvalid`."""
+    card = decode_card(card_line)
+    never = datetime.fromtimestamp(0, UTC)
+    return Peer(
+        alias=alias,
+        card=card,
+        card_line=card_line,
+        link=DEFAULT_LINK,
+        address=card.name,
+        added_at=never,
+    )

@@ -66,6 +66,10 @@ class Transfer:
         """Stop: commit what there is, and end as cancelled."""
         self._task.cancel()
 
+    async def ended(self) -> None:
+        """Wait until it is over, however it ends. Raises nothing."""
+        await asyncio.wait((self._task,))
+
     def __await__(self) -> Generator[Any, None, Result]:
         return self._task.__await__()
 

@@ -26,7 +26,7 @@ EXAMPLES: Final = """\b
 Examples:
   chunkq get bob:docs/report.pdf            to ./report.pdf
   chunkq get bob:docs/report.pdf /srv/in/   into that directory
-  chunkq get bob:docs/2026/ reports         a directory, its contents into reports
+  chunkq get bob:docs/2026/ reports         a directory, into ./reports
   chunkq get bob:docs/a bob:docs/b /srv/in/ several in one command
   chunkq get --queue bob:images/vm.img      leave it to `chunkq work`
 \b

@@ -33,11 +33,25 @@ class Asking:
         self._missing = Missing()
         #: Requests for the manifest (no pages) and for pages: when, and which are still to come.
         self._others: dict[int, tuple[float, tuple[int, ...]]] = {}
+        #: Requests for the manifest whose answer is of use, those given up included.
+        self._opens: set[int] = set()
+
+    @property
+    def awaiting(self) -> bool:
+        """Whether an answer is awaited of the peer: what has landed only needs our disk."""
+        return bool(self._others or self.chunks.waiting)
+
+    @property
+    def starved(self) -> bool:
+        """Others have the whole window: nobody may tell when there is room."""
+        return self.hungry and not self.awaiting
 
     def begin(self, head: Head | None) -> None:
         """Forget what was asked for; from now on it is about this version."""
         self.chunks.clear()
         self._others.clear()
+        self._opens.clear()
+        self.hungry = False
         self._missing = Missing()
         self.leaves = None if head is None else Leaves(head)
 
@@ -49,6 +63,7 @@ class Asking:
             return []
         token = next(self._tokens)
         self._others[token] = (now, ())
+        self._opens.add(token)
         return [ev.AskOpen(token)]
 
     def wanted_pages(self, present: Bitmap) -> list[int]:
@@ -105,20 +120,27 @@ class Asking:
     # ------------------------------------------------------------ what comes of it
 
     def opened(self, token: int) -> bool:
-        """A manifest came; True if it was asked for."""
-        return self._others.pop(token, None) is not None
+        """A manifest came; True if it was asked for, be it too long ago for our timer.
 
-    def page_came(self, token: int, page: int, now: float) -> bool:
-        """A page came; True if it was asked for by that request."""
-        ask = self._others.get(token)
-        if ask is None or page not in ask[1]:
+        Where the round trip is longer than the timer, every answer is late.
+        """
+        if token not in self._opens:
             return False
-        rest = tuple(other for other in ask[1] if other != page)
-        if rest:
-            self._others[token] = (now, rest)
-        else:
-            del self._others[token]
+        for other in self._opens:
+            self._others.pop(other, None)
         return True
+
+    def page_came(self, page: int, now: float) -> bool:
+        """A page came; True if it is of use, whichever request it answers: the head proves it."""
+        for token, (_, pages) in self._others.items():
+            if page in pages:
+                rest = tuple(other for other in pages if other != page)
+                if rest:
+                    self._others[token] = (now, rest)
+                else:
+                    del self._others[token]
+                return True
+        return self.leaves is not None and self.leaves.take_wanted(page)
 
     def again(self, index: int, page: int) -> None:
         """This chunk is missing after all: ask for it anew, and for its leaf if need be."""
@@ -143,6 +165,8 @@ class Asking:
         for token in late_tokens:
             self.release(token)
         late = self.chunks.overdue(now)
+        if late_tokens and not late:
+            self.chunks.back_off()
         return late, bool(late or late_tokens)
 
     @property

@@ -41,7 +41,13 @@ class Asks:
         """Chunks whose reply has not landed."""
         return len(self._asked)
 
+    def landed(self, index: int) -> bool:
+        """Whether the reply is here and not yet stored."""
+        return index in self._landed
+
     def add(self, index: int, token: int, now: float) -> None:
+        """Asked now; an earlier ask for the same chunk is given up, so that order is age."""
+        self.give_up(index)
         self._asked[index] = _Ask(token, self._window.sent(now))
 
     def land(self, index: int) -> None:
@@ -51,12 +57,16 @@ class Asks:
             self._landed[index] = ask
 
     def stored(self, index: int, token: int | None, now: float) -> None:
-        """Verified and written. Only the reply to the latest ask tells a round trip (Karn)."""
+        """Verified and written. Only the reply to the latest ask tells a round trip (Karn).
+
+        Nor does a late reply end the backing off (RFC 6298, 5.7): where the round trip is longer
+        than the timer, every reply would be late for ever.
+        """
         ask = self._landed.pop(index, None) or self._asked.pop(index, None)
         if ask is None:
             return
-        self._backoff = 1
         if ask.token == token:
+            self._backoff = 1
             self._window.arrived(ask.sent, now)
         else:
             self._window.lost(1)
@@ -89,8 +99,12 @@ class Asks:
         for index in indices:
             self.give_up(index)
         if indices:
-            self._backoff = min(self._backoff * 2, MAX_BACKOFF)
+            self.back_off()
         return indices
+
+    def back_off(self) -> None:
+        """Something asked was not answered in time: wait twice as long for the next."""
+        self._backoff = min(self._backoff * 2, MAX_BACKOFF)
 
     @property
     def timeout_s(self) -> float:

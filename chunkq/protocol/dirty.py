@@ -10,6 +10,7 @@ class Dirty:
         self.limit_bytes = limit_bytes
         self.size_bytes = 0
         self._interval_s = interval_s
+        self._committing_bytes = 0
         self._since: float | None = None
 
     def add(self, size_bytes: int, now: float) -> None:
@@ -18,14 +19,20 @@ class Dirty:
             self._since = now
 
     def clear(self) -> None:
-        """A commit of all of it begins."""
-        self.size_bytes = 0
+        """A commit of all of it begins, or none of it counts any more."""
+        self._committing_bytes, self.size_bytes = self.size_bytes, 0
         self._since = None
 
+    def restore(self, now: float) -> None:
+        """The commit came to nothing: it is all still to be committed."""
+        self.add(self._committing_bytes, now)
+        self._committing_bytes = 0
+
     def due(self, now: float) -> bool:
-        if self._since is None:
+        due_at_s = self.due_at_s
+        if due_at_s is None:
             return False
-        return self.size_bytes >= self.limit_bytes or now - self._since >= self._interval_s
+        return self.size_bytes >= self.limit_bytes or now >= due_at_s
 
     @property
     def due_at_s(self) -> float | None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.limits import DIGEST_SIZE_BYTES
-from chunkq.protocol.manifest import Head, is_zero_page, verify_page, zero_leaf
+from chunkq.protocol.manifest import Head, is_zero_page, page_digest, verify_page, zero_leaf
 
 #: Pages kept or asked for at once: 32 x 16 KiB, 4 GiB of file at the default chunk size.
 MAX_PAGES: Final = 32
@@ -52,14 +52,22 @@ class Leaves:
         verify_page(self._head, page, leaves)
         self._pages[page] = leaves
 
-    def add_zeros(self, page: int) -> bool:
-        """Make a page that holds nothing but holes, which the head tells; True if it is one."""
-        if not is_zero_page(self._head, page):
-            return False
-        self._pages[page] = b"".join(
-            zero_leaf(self._geometry, index) for index in self._geometry.page_chunks(page)
-        )
-        return True
+    def add_known(self, page: int) -> bool:
+        """Make a page that need not be asked for, because the head tells it; True if it is one.
+
+        Pages of nothing but holes, and the one of a single chunk, whose leaf is the content digest.
+        """
+        if is_zero_page(self._head, page):
+            chunks = self._geometry.page_chunks(page)
+            self._pages[page] = b"".join(zero_leaf(self._geometry, index) for index in chunks)
+        elif self._geometry.chunk_count == 1 and self._single_leaf_holds:
+            self._pages[page] = self._head.content_digest
+        return page in self._pages
+
+    @property
+    def _single_leaf_holds(self) -> bool:
+        """False if the head contradicts itself; then the page is asked for, and tells."""
+        return page_digest(self._head.content_digest) == self._head.page_digest(0)
 
     def holes(self, page: int) -> list[int]:
         """The chunks of a page that is here which hold nothing but zeros."""
@@ -76,6 +84,13 @@ class Leaves:
     def want(self, page: int) -> None:
         """A chunk of this page is missing (again): see that its leaves come."""
         self._again[page] = None
+
+    def take_wanted(self, page: int) -> bool:
+        """True if this page was to be had again and is not here: no need to ask for it, then."""
+        if page in self._pages or page not in self._again:
+            return False
+        del self._again[page]
+        return True
 
     def wanted(self, present: Bitmap) -> Iterator[int]:
         """Pages to be had again, then the next ones with a chunk missing; each is told once."""

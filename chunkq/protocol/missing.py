@@ -30,19 +30,20 @@ class Missing:
         `skip`: under way or doubtful, another event brings it back if need be. `known`: its leaf
         is here; the first in order that is not ends the picking.
         """
-        picked: list[int] = []
+        first: dict[int, None] = {}
         for index in list(self._again):
-            if len(picked) >= room:
-                return picked
+            if len(first) >= room:
+                return list(first)
             if index in present or skip(index):
                 del self._again[index]
             elif known(index):
                 del self._again[index]
-                picked.append(index)
+                first[index] = None
+        picked = list(first)
         for index in present.missing(self._next):
             if len(picked) >= room or not known(index):
                 break
             self._next = index + 1
-            if not skip(index):
+            if not skip(index) and index not in first:
                 picked.append(index)
         return picked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from chunkq.errors import PeerSilent
+from chunkq.errors import BrokerUnreachable, PeerSilent
 from chunkq.protocol.transfer_events import Waiting
 
 #: The wait after `busy` or a lost carrier, if nothing better is known; doubled up to the cap.
@@ -24,25 +24,47 @@ class Patience:
         self._heard_at = now
         self._retry_at = now
         self._retry_s = RETRY_S
+        self._expecting = False
+
+    def expect(self, now: float, expecting: bool) -> None:
+        """Whether an answer is awaited at all: silence counts only from then on."""
+        if expecting and not self._expecting:
+            self._heard_at = max(self._heard_at, now)
+        self._expecting = expecting
 
     def heard(self, now: float, *, progress: bool = False) -> None:
         """The peer lives. `progress`: it also did what was asked."""
-        self._heard_at = now
+        self._heard_at = max(self._heard_at, now)
         if progress:
             self._retry_s = RETRY_S
         if self._retry_at <= now and not self.full:
             self.waiting = None
 
-    def wait(self, waiting: Waiting, now: float, retry_after_s: float | None = None) -> None:
-        """Ask for nothing for a while, and say why."""
+    def wait(self, waiting: Waiting, now: float) -> None:
+        """The carrier takes nothing: ask for nothing for a while, and say why."""
         self.waiting = waiting
-        wait_s = self._retry_s if retry_after_s is None else min(retry_after_s, MAX_RETRY_S)
-        self._retry_at = now + wait_s
-        self._retry_s = min(self._retry_s * 2, MAX_RETRY_S)
+        if self._retry_at <= now:  # of many requests that fail together, the first one counts
+            self._retry_at = now + self._retry_s
+            self._retry_s = min(self._retry_s * 2, MAX_RETRY_S)
+
+    def refused(self, waiting: Waiting, now: float, retry_after_s: float | None) -> None:
+        """The peer lives and answers later: until then, silence is what it announced."""
+        if retry_after_s is None:
+            self.wait(waiting, now)
+        else:
+            self.waiting = waiting
+            self._retry_at = max(self._retry_at, now + min(retry_after_s, MAX_RETRY_S))
+        self._heard_at = max(self._heard_at, self._retry_at)
 
     def pause(self, now: float) -> None:
         """Ask for nothing for a moment; not worth a word."""
         self._retry_at = now + RETRY_S / 10
+
+    def satisfied(self) -> None:
+        """Nothing is needed of the peer any more."""
+        self._expecting = False
+        if not self.full:
+            self.waiting = None
 
     def may_ask(self, now: float) -> bool:
         return self._retry_at <= now
@@ -53,17 +75,25 @@ class Patience:
             self.waiting = Waiting("peer_silent", f"no answer for {now - self._heard_at:.0f} s")
 
     def check(self, now: float) -> None:
-        """Raises `PeerSilent` when it has been silent for too long."""
-        if now - self._heard_at >= self._limit_s:
-            raise PeerSilent(
-                f"no answer for {now - self._heard_at:.0f} s",
-                hint="is `chunkq serve` running there, and does its clock agree with ours? "
-                "Run the same command again to go on",
+        """Raises `Unreachable` when an answer has been awaited for too long."""
+        if not self._expecting or now < self._heard_at + self._limit_s:
+            return
+        silence = f"no answer for {now - self._heard_at:.0f} s"
+        if self.waiting is not None and self.waiting.reason == "broker_unreachable":
+            raise BrokerUnreachable(
+                f"{silence}: {self.waiting.detail or 'the broker takes no requests'}",
+                hint="once the broker is reached, run the same command again to go on",
             )
+        raise PeerSilent(
+            silence,
+            hint="is `chunkq serve` running there, and does its clock agree with ours? "
+            "Run the same command again to go on",
+        )
 
-    def next_wake_s(self, now: float) -> float:
-        limit = self._heard_at + self._limit_s
-        return min(limit, self._retry_at) if self._retry_at > now else limit
+    def wakes_s(self, now: float) -> list[float]:
+        """When time alone changes something: to try again, or to give up."""
+        times = [self._heard_at + self._limit_s] if self._expecting else []
+        return [*times, self._retry_at] if self._retry_at > now else times
 
     def disk_full(self, detail: str) -> None:
         self.full = True

@@ -45,8 +45,8 @@ from chunkq.protocol.strikes import Strikes, final_refusal
 from chunkq.protocol.transfer_events import Phase, Waiting
 from chunkq.protocol.window import Window
 
-#: How often the source may change under a transfer before it says so and gives up.
-MAX_VERSIONS: Final = 16
+#: How often a transfer looks whether others have left it room in the window.
+STARVED_POLL_S: Final = 1.0
 
 
 class Transfer:
@@ -82,6 +82,8 @@ class Transfer:
         self._rechecking = 0
         self._now = now
         self._busy_with: str | None = None
+        #: There is a head, and staging does not have it yet: nothing may be committed under it.
+        self._unprepared = False
         self._ever_committed = resumed is not None or doubt_all
         self._doubt_all = doubt_all
         if resumed is not None:
@@ -119,10 +121,12 @@ class Transfer:
         if self.finished:
             return None
         times: list[float] = []
-        if self._busy_with is None and (due := self._dirty.due_at_s) is not None:
+        if self._may_commit and (due := self._dirty.due_at_s) is not None:
             times.append(due)
         if self._asks_now and self._busy_with != "prepare":
-            times.append(self._patience.next_wake_s(self._now))
+            times += self._patience.wakes_s(self._now)
+            if self._asking.starved:
+                times.append(self._now + STARVED_POLL_S)
             if (deadline := self._asking.next_deadline_s) is not None:
                 times.append(deadline)
         return min(times, default=None)
@@ -138,6 +142,10 @@ class Transfer:
     @property
     def _asks_now(self) -> bool:
         return self.phase <= Phase.RECOVERING and not self._patience.full
+
+    @property
+    def _may_commit(self) -> bool:
+        return self._busy_with is None and not self._unprepared
 
     def abandon(self) -> None:
         """It ends here for now: nothing outstanding counts in the window any more."""
@@ -171,8 +179,8 @@ class Transfer:
             case ev.Refused(token, refusal):
                 self._on_refused(token, refusal, now)
             case ev.AskFailed(token, waiting):
-                self._release(token)
-                self._patience.wait(waiting, now)
+                if self._release(token):
+                    self._patience.wait(waiting, now)
             case ev.SpaceGone(detail, step):
                 self._on_space_gone(detail, step, now)
             case ev.SpaceBack():
@@ -211,6 +219,9 @@ class Transfer:
         self._busy_with = None
         match event:
             case ev.Prepared():
+                self._unprepared = False
+                if self.doubtful.present:  # let go of what was received of the version before
+                    self._dirty.add(0, now)
                 self.phase = Phase.RECOVERING if self.doubtful.present else Phase.RUNNING
                 self._patience.heard(now)
             case ev.Committed(phase):
@@ -248,10 +259,12 @@ class Transfer:
             self.doubtful.fill(0, count_)
         self._asking.begin(head)
         self._mark_zero_pages()
+        self._dirty.clear()
+        self._unprepared = True
         return [self._step("prepare", ev.Prepare(head), Phase.OPENING)]
 
     def _on_page(self, event: ev.PageCame, now: float) -> list[ev.Effect]:
-        if self.head is None or not self._asking.page_came(event.token, event.page, now):
+        if self.head is None or not self._asking.page_came(event.page, now):
             return []
         assert self._asking.leaves is not None
         self._asking.leaves.add(event.page, event.leaves)
@@ -303,8 +316,9 @@ class Transfer:
         return self._recheck([index]) if self.leaf(index) is not None else []
 
     def _on_bad(self, index: int) -> None:
-        self._strikes.bad_chunk(index)
-        self._ask_again(index)
+        if self._asking.chunks.landed(index):  # else asked for by an earlier process: no strike
+            self._strikes.bad_chunk(index)
+            self._ask_again(index)
 
     def _on_refused(self, token: int, refusal: Refusal, now: float) -> None:
         if not self._release(token):
@@ -316,7 +330,7 @@ class Transfer:
             self._on_stale()
             return
         waiting = Waiting(str(refusal.reason), refusal.detail, refusal.done, refusal.total)
-        self._patience.wait(waiting, now, refusal.retry_after_ms / 1000 or None)
+        self._patience.refused(waiting, now, refusal.retry_after_ms / 1000 or None)
 
     def _on_stale(self) -> None:
         self._strikes.stale()
@@ -349,13 +363,13 @@ class Transfer:
     def _on_space_gone(self, detail: str, step: bool, now: float) -> None:
         self._patience.disk_full(detail)
         if step:
+            if self._busy_with == "commit":
+                self._dirty.restore(now)
             self._busy_with = None
-            if self.bitmap.present:
-                self._dirty.add(0, now)
 
     def _on_space_back(self, now: float) -> list[ev.Effect]:
         self._patience.disk_free(now)
-        if self.phase is Phase.OPENING and self.head is not None and self._busy_with is None:
+        if self._unprepared and self.head is not None and self._busy_with is None:
             return [self._step("prepare", ev.Prepare(self.head), Phase.OPENING)]
         return []
 
@@ -367,9 +381,15 @@ class Transfer:
         self._give_up_overdue(now)
         if self._asks_now:
             self._patience.check(now)
+        effects = self._go_on(now)
+        self._patience.expect(now, self._asking.awaiting or not self._patience.may_ask(now))
+        return effects + self._commit_if_due(now)
+
+    def _go_on(self, now: float) -> list[ev.Effect]:
+        """What the phase asks for."""
         effects: list[ev.Effect] = []
         if self.phase is Phase.OPENING:
-            if self._patience.may_ask(now):
+            if self._patience.may_ask(now) and self._busy_with is None:
                 effects += self._asking.ask_open(now)
         elif self.phase in (Phase.RUNNING, Phase.RECOVERING):
             if self.phase is Phase.RECOVERING and not self.doubtful.present:
@@ -382,25 +402,27 @@ class Transfer:
             effects.append(self._step("read back", ev.ReadBack(), Phase.VERIFYING))
         elif self.phase is Phase.PUBLISHING and self._busy_with is None:
             effects.append(self._step("publish", ev.Publish(), Phase.PUBLISHING))
-        return effects + self._commit_if_due(now)
+        return effects
 
     def _complete(self) -> list[ev.Effect]:
         """Everything is in the part file: make it durable, then read it back."""
+        self._asking.begin(self.head)
+        self._patience.satisfied()
         if self._busy_with is not None:
             return []
-        self._asking.begin(self.head)
         if self._single_group:
             return [self._step("read back", ev.ReadBack(), Phase.VERIFYING)]
         return [self._step("commit", ev.Commit(Phase.VERIFYING), self.phase)]
 
     def _commit_if_due(self, now: float) -> list[ev.Effect]:
-        if self._busy_with is not None or not self._dirty.due(now):
+        if not self._may_commit or not self._dirty.due(now):
             return []
         return [self.commit()]
 
     def commit(self) -> ev.Commit:
         """A commit of what there is, under the present phase (when due, at a pause, at a stop)."""
-        effect = ev.Commit(self.phase)
+        # Doubt is not on disk but as this phase: what is absent may be in the part file.
+        effect = ev.Commit(Phase.RECOVERING if self.doubtful.present else self.phase)
         self._step("commit", effect, self.phase)
         return effect
 
@@ -412,16 +434,16 @@ class Transfer:
         return effect
 
     def _ask(self, now: float) -> list[ev.Effect]:
-        """Ask for leaves, and for chunks whose leaves are here; zeros are known without asking."""
+        """Ask for leaves, and for chunks whose leaves are here; some are known without asking."""
         leaves = self._asking.leaves
         assert self.head is not None
         assert leaves is not None
         effects: list[ev.Effect] = []
         pages = self._asking.wanted_pages(self.bitmap)
-        zeros = {page for page in pages if leaves.add_zeros(page)}
-        for page in sorted(zeros):
+        known = {page for page in pages if leaves.add_known(page)}
+        for page in sorted(known):
             effects += self._open_page(page)
-        effects += self._asking.ask_pages(set(pages) - zeros, now)
+        effects += self._asking.ask_pages(set(pages) - known, now)
         size = self.head.geometry.chunk_size_bytes
         return effects + self._asking.ask_chunks(size, self.bitmap, self.doubtful, now)
 
@@ -441,7 +463,7 @@ class Transfer:
         )
 
     def _resume(self, resumed: ev.Resumed) -> None:
-        self.head, self.bitmap = resumed.head, resumed.bitmap
+        self.head, self.bitmap = resumed.head, resumed.bitmap.copy()
         self._asking.begin(resumed.head)
         self.doubtful = Bitmap(self.bitmap.count)
         self.phase = resumed.phase

@@ -11,9 +11,9 @@
 
 Rate and round trip are measured in packet-timed rounds: a round ends when a chunk that was asked
 for after its beginning arrives. A full round in a standing queue measures the link itself, so what
-was faster before is forgotten then: after a fall of the rate, ten rounds in a long queue are minutes.
- After Cardwell et al., "BBR: Congestion-Based Congestion Control",
-2016; a window of fixed seconds or chunks collapses on a queue, where round trips are long.
+was faster before is forgotten then: after a fall of the rate, ten rounds in a long queue would be
+minutes. After Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016; a window of fixed
+seconds or chunks collapses on a queue, where round trips are long.
 """
 
 from __future__ import annotations

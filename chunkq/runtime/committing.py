@@ -90,4 +90,5 @@ class Committer:
 
     def _commit_blocking(self, state: TransferState) -> None:
         self._staging.part.sync()
+        self._staging.settle()
         self._staging.state.store(state)

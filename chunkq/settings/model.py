@@ -129,7 +129,7 @@ class Link(Model):
 class RequesterSettings(Model):
     """How files are fetched. `patience_s`: how long a peer may be silent before giving up."""
 
-    concurrency: int = Field(default=4, ge=1, le=MAX_CONCURRENCY)
+    concurrency: int = Field(default=8, ge=1, le=MAX_CONCURRENCY)
     patience_s: DurationSeconds = Field(default=120.0, alias="patience", ge=1)
     commit_size_bytes: SizeBytes = Field(default=COMMIT_BYTES, alias="commit_size", ge=1)
     commit_interval_s: DurationSeconds = Field(
@@ -177,6 +177,8 @@ class Settings(Model):
         if not isinstance(data, dict):
             return data
         directories = data.get("directories") or Directories.standard()
+        if isinstance(directories, Mapping):
+            directories = Directories(**{word: Path(path) for word, path in directories.items()})
         links = data.get("links") or {}
         if not isinstance(links, Mapping):
             return data

@@ -36,7 +36,7 @@ _TAIL: Final = """\
 # shared_group = false                    # true: the spool is open to its group
 
 # [requester]
-# concurrency = 4                         # files got at once
+# concurrency = 8                         # files got at once
 # patience = "2m"                         # how long a peer may be silent before giving up
 # commit_size = "64MiB"                   # progress is made safe after so many bytes
 # commit_interval = "1s"                  # or so long

@@ -139,27 +139,40 @@ def read_file(directory_fd: int, name: str, path: str, largest_bytes: int) -> by
 
 
 def replace_file(
-    directory_fd: int, name: str, path: str, buffers: Sequence[Buffer], *, mode: int = 0o600
+    directory_fd: int,
+    name: str,
+    path: str,
+    buffers: Sequence[Buffer],
+    *,
+    mode: int = 0o600,
+    durable: bool = True,
 ) -> None:
-    """Write a small file so that either the old or the new content is there, and durable.
+    """Write a small file so that either the old or the new content is there.
 
-    Raises `DiskFull`, `SyncFailed`, `StorageError`.
+    Not `durable`: a power cut may lose either; the caller syncs later, or can do without. Raises `DiskFull`, `SyncFailed`, `StorageError`.
     """
     temporary = f"{name}.{os.getpid()}{TEMPORARY_SUFFIX}"
     try:
-        write_new(directory_fd, temporary, path, buffers, mode=mode)
+        write_new(directory_fd, temporary, path, buffers, mode=mode, durable=durable)
         with storage_errors("rename", path, destination=True):
             os.rename(temporary, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
     except StorageError:
         with suppress(OSError):
             os.unlink(temporary, dir_fd=directory_fd)
         raise
-    with storage_errors("fsync", path, sync=True):
-        sync_directory(directory_fd)
+    if durable:
+        with storage_errors("fsync", path, sync=True):
+            sync_directory(directory_fd)
 
 
 def write_new(
-    directory_fd: int, name: str, path: str, buffers: Sequence[Buffer], *, mode: int
+    directory_fd: int,
+    name: str,
+    path: str,
+    buffers: Sequence[Buffer],
+    *,
+    mode: int,
+    durable: bool = True,
 ) -> None:
     """Write a file that only its name's owner knows yet, and make its content durable."""
     with storage_errors("write", path, destination=True):
@@ -170,8 +183,9 @@ def write_new(
     try:
         with storage_errors("write", path, destination=True):
             write_full(fd, 0, buffers)
-        with storage_errors("fsync", path, sync=True):
-            os.fsync(fd)
+        if durable:
+            with storage_errors("fsync", path, sync=True):
+                os.fsync(fd)
     finally:
         os.close(fd)
 

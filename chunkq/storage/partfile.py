@@ -178,7 +178,6 @@ class PartFile:
         keep permissions or times (FAT) keeps its own. Raises as `sync`.
         """
         fd = self._descriptor()
-        self._sync(os.fdatasync)
         descriptors.set_mode_and_time(fd, self.path, mode & 0o777, mtime_ns)
         self._sync(os.fsync)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from hashlib import blake2b
 
 from chunkq.protocol.names import STAGING_NAME
@@ -23,12 +24,13 @@ class Places:
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             if os.path.exists(name):
                 return
-            fd = os.open(f"{name}.tmp{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            temporary = f"{name}.tmp{os.getpid()}-{threading.get_ident()}"
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             try:
                 os.write(fd, where)
             finally:
                 os.close(fd)
-            os.replace(f"{name}.tmp{os.getpid()}", name)
+            os.replace(temporary, name)
 
     def all(self) -> list[str]:
         """Those of them that have staging now."""

@@ -14,7 +14,7 @@ from chunkq.errors import NotFound, UnsafeName
 from chunkq.ports import FileIdentity, ListingPage
 from chunkq.protocol.limits import MAX_FILE_SIZE_BYTES, MAX_LISTING_ENTRIES
 from chunkq.protocol.messages import Entry
-from chunkq.protocol.names import STAGING_NAME, check_link_target, check_name, check_path
+from chunkq.protocol.names import STAGING_NAME, check_link_target, check_path
 from chunkq.storage import descriptors
 from chunkq.storage.kinds import Kind, kind_of
 from chunkq.storage.mapping import storage_errors, translate
@@ -136,7 +136,8 @@ class DirectoryShare:
     def list(self, path: str, cursor: str | None, limit: int) -> ListingPage:
         """Entries after `cursor`, at most `limit`, in the order of their names' UTF-8 bytes.
 
-        Left out: names that no peer would take, FIFOs, sockets, devices, links that lead out.
+        Left out: names that are no UTF-8, FIFOs, sockets, devices, links that lead out. A name that
+        no peer would take is listed all the same: whoever misses the file is told which it is.
         Raises `NotFound`; `StorageError` if the share itself is gone.
         """
         parts = self._parts(path)
@@ -170,10 +171,10 @@ class DirectoryShare:
             if each.name.startswith(".") and not self._hidden:
                 continue
             try:
-                name = check_name(each.name).encode()
-            except UnsafeName:
+                name = each.name.encode()
+            except UnicodeEncodeError:
                 continue
-            if name > after:
+            if name > after and each.name != STAGING_NAME:
                 yield name
 
     def _entry(self, fd: int, parts: tuple[str, ...], name: str) -> Entry | None:

@@ -59,6 +59,10 @@ class StagedFile:
         """Keep the manifest for the next start: atomically, replacing an older one."""
         self.staging.save_manifest(manifest)
 
+    def settle(self) -> None:
+        """Make what `save_manifest` kept durable, before a commit relies on it."""
+        self.staging.settle()
+
     def published(self) -> bool:
         """Whether the file at the final path is this very part file (a crash came after)."""
         status = self.destination.status(self.parts)

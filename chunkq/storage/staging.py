@@ -52,6 +52,7 @@ class Staging:
         self.path = os.path.join(destination.path, STAGING_NAME)
         self._parent_fd = os.dup(destination.directory_fd)
         self.directory_fd = -1
+        self._settled = True
         try:
             state_fd = self._lock()
         except BaseException:
@@ -81,20 +82,39 @@ class Staging:
         return self.header.instance if self.header else None
 
     def begin(self, header: StateHeader) -> None:
-        """Make the header durable, and the names of these files with it."""
+        """Write the header of a new transfer; durable from the first `settle` and commit on."""
         self.state.write_header(header)
-        for fd, path in ((self.directory_fd, self.path), (self._parent_fd, self.path)):
-            with storage_errors("fsync", path, sync=True):
-                descriptors.sync_directory(fd)
         self.header = header
+        self._settled = False
+
+    def settle(self) -> None:
+        """Make the manifest and the names of these files durable: before a commit relies on them.
+
+        A file that is fetched within one commit group never needs it. Raises `SyncFailed`.
+        """
+        if self._settled:
+            return
+        name, path = self.name_of(MANIFEST_SUFFIX), self.path_of(MANIFEST_SUFFIX)
+        with storage_errors("fsync", path, sync=True):
+            with suppress(FileNotFoundError):
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self.directory_fd)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+            descriptors.sync_directory(self.directory_fd)
+            descriptors.sync_directory(self._parent_fd)
+        self._settled = True
 
     def save_manifest(self, manifest: bytes) -> None:
-        """Keep a signed manifest, durably, instead of the one before it."""
+        """Keep a signed manifest instead of the one before it; `settle` makes it durable."""
         if len(manifest) > MAX_MANIFEST_SIZE_BYTES:
             raise StateInvalid(f"a manifest of {len(manifest)} bytes")
         checksum = blake3(manifest, derive_key_context=_MANIFEST_CONTEXT).digest()
         name, path = self.name_of(MANIFEST_SUFFIX), self.path_of(MANIFEST_SUFFIX)
-        descriptors.replace_file(self.directory_fd, name, path, [checksum, manifest])
+        self._settled = False
+        content = [checksum, manifest]
+        descriptors.replace_file(self.directory_fd, name, path, content, durable=False)
 
     def load_manifest(self) -> bytes | None:
         """As last saved; None if there is none, or if it is damaged."""

@@ -83,11 +83,10 @@ class StateFile:
         return decode_header(raw, self.transfer_id)
 
     def write_header(self, header: StateHeader) -> None:
-        """Make the header durable. Raises `DiskFull`, `SyncFailed`."""
+        """Write the header; the first `store` makes it durable. Raises `DiskFull`."""
         raw = _encode_header(header, self.transfer_id)
         with storage_errors("write", self.path, destination=True):
             descriptors.write_full(self._fd, 0, [raw])
-        self._sync()
 
     # ------------------------------------------------------------ slots
 

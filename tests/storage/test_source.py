@@ -228,14 +228,19 @@ def test_a_directory_is_listed_in_the_order_of_its_bytes(root: Path) -> None:
     assert listed.cursor is None
 
 
-def test_names_that_no_peer_would_take_are_left_out(root: Path) -> None:
-    """Also those that are no UTF-8."""
-    for name in (b"a:b", b"CON", b"dot.", b"\xff\xfe", b"back\\slash", "\u202ex".encode()):
+def test_names_that_no_peer_would_take_are_listed_and_not_opened(root: Path) -> None:
+    """So that the requester can say what it did not take; what is no text cannot be sent."""
+    unsafe = ["CON", "a:b", "back\\slash", "dot.", "\u202ex"]
+    for name in (*map(str.encode, unsafe), b"\xff\xfe", b".chunkq"):
         Path(os.fsdecode(os.fsencode(root / "dir") + b"/" + name)).touch()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(root / "dir" / "sock"))
+    share = DirectoryShare(root)
 
-    assert ["b.bin", "deep"] == names(DirectoryShare(root), "dir")
+    assert sorted(["b.bin", "deep", *unsafe]) == sorted(names(share, "dir"))
+    for name in unsafe:
+        with pytest.raises(NotFound):
+            share.open(f"dir/{name}")
 
 
 def test_hidden_names_can_be_kept_back(root: Path) -> None:
