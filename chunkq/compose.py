@@ -206,6 +206,7 @@ async def origin_worker(
             entropy=secrets.token_bytes,
             log=log,
             requests_per_s=settings.origin.requests_per_second,
+            concurrency=settings.origin.concurrency,
         )
     finally:
         await manifests.close()

@@ -156,7 +156,7 @@ class _Stage:
             process.wait(timeout=_STEP_LIMIT_S)
 
     def _get_half(self) -> None:
-        from chunkq.errors import ChunkqError
+        from chunkq.errors import ChunkqError, ExitCode, Unreachable
         from chunkq.storage.transfers import list_transfers
 
         _say("4", "Alice gets it: signed requests go out, sealed chunks of 256 KiB come back.")
@@ -175,9 +175,11 @@ class _Stage:
                     )
                     return
             time.sleep(_POLL_S)
+        if code := process.poll():
+            kind = Unreachable if code == ExitCode.UNREACHABLE else ChunkqError
+            raise kind(f"chunkq get ended with exit code {code}", hint="its message is above")
         raise ChunkqError(
-            f"the transfer ended before it could be killed (exit code {process.poll()})",
-            hint="run `chunkq demo` again",
+            "the transfer ended before it could be killed", hint="run `chunkq demo` again"
         )
 
     def _resume(self) -> None:

@@ -240,11 +240,14 @@ class Getting:
 
 def _say_where(error: ChunkqError, source: Source, path: Path) -> None:
     """Name the source as it was given; and the place, where that is what is wrong."""
-    from chunkq.errors import StorageError
+    from chunkq.errors import NotFound, StorageError
 
     what = str(path) if isinstance(error, StorageError) else str(source)
     message = error.message.removeprefix(f"{source.path}: ")
     error.message = message if what in message else f"{what}: {message}"
+    if isinstance(error, NotFound) and not source.tree:
+        share = f"{source.peer}:{source.share}"
+        error.hint = f"chunkq ls {share} shows what is there; a directory is named with a slash"
 
 
 def _fields(result: Result) -> dict[str, object]:

@@ -10,7 +10,9 @@
               even then, the origin has moved away: STARTUP again.
 
 Rate and round trip are measured in packet-timed rounds: a round ends when a chunk that was asked
-for after its beginning arrives. A full round in a standing queue measures the link itself, so what
+for after its beginning arrives. A round trip is the mean of a round's: the smallest single one
+would, where they vary by 20 %, give a window below rate x mean that shrinks its own rate, to a
+tenth of the link. A full round in a standing queue measures the link itself, so what
 was faster before is forgotten then: after a fall of the rate, ten rounds in a long queue would be
 minutes. After Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016; a window of fixed
 seconds or chunks collapses on a queue, where round trips are long.
@@ -80,6 +82,7 @@ class Window:
         self.max_chunks = max(max_chunks, MIN_WINDOW_CHUNKS)
         self.mode = Mode.STARTUP
         self.outstanding = 0
+        #: The smallest mean of a round.
         self.rtt_min_s: float | None = None
         self.rtt_smoothed_s: float | None = None
         self._rtt_deviation_s = 0.0
@@ -89,6 +92,7 @@ class Window:
         self._round = 0
         self._round_began: tuple[float, int] | None = None
         self._round_full = False
+        self._round_rtts_s: list[float] = []
         self._rates: deque[float] = deque(maxlen=RATE_ROUNDS)
         self._best_rate = 0.0
         self._flat_rounds = 0
@@ -130,28 +134,31 @@ class Window:
         self.outstanding -= 1
         self._delivered += 1
         rtt = max(now - sent.at_s, 1e-6)
-        self._measure(rtt, now)
+        self._measure(rtt)
         if self.mode is Mode.STARTUP:
             self._limit = min(self._limit + 1, self.max_chunks)
         if sent.round == self._round:
-            self._end_round(rtt, now)
+            self._end_round(now)
 
     def lost(self, count: int) -> None:
         """So many outstanding chunks were given up (timed out, refused, bad)."""
         self.outstanding -= count
 
-    def _measure(self, rtt: float, now: float) -> None:
+    def _measure(self, rtt: float) -> None:
         if self.rtt_smoothed_s is None:
             self.rtt_smoothed_s, self._rtt_deviation_s = rtt, rtt / 2
         else:  # RFC 6298, section 2.3
             error = abs(self.rtt_smoothed_s - rtt)
             self._rtt_deviation_s = 0.75 * self._rtt_deviation_s + 0.25 * error
             self.rtt_smoothed_s = 0.875 * self.rtt_smoothed_s + 0.125 * rtt
+        self._round_rtts_s.append(rtt)
+
+    def _end_round(self, now: float) -> None:
+        assert self._round_began is not None
+        rtt = sum(self._round_rtts_s) / len(self._round_rtts_s)
+        self._round_rtts_s.clear()
         if self.rtt_min_s is None or rtt <= self.rtt_min_s:
             self.rtt_min_s, self._rtt_min_at = rtt, (self._round, now)
-
-    def _end_round(self, rtt: float, now: float) -> None:
-        assert self._round_began is not None
         began, delivered = self._round_began
         rate = (self._delivered - delivered) / max(now - began, 1e-6)
         standing = self._round_full and self._stands(rtt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chunkq.errors import Nacked, TransportError, Unroutable
+from chunkq.ports import LinkHealth
 from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.limits import COMMIT_BYTES, COMMIT_INTERVAL_MS
 from chunkq.protocol.manifest import Head
@@ -65,8 +66,10 @@ def receipt(order: Order, peer: PeerLink, transfer: Transfer) -> Receipt:
     )
 
 
-def waiting_for(error: TransportError) -> Waiting:
+def waiting_for(error: TransportError, health: LinkHealth) -> Waiting:
     """What a person is told while a request cannot be sent."""
+    if not health.ok:
+        return Waiting(health.reason, health.detail)
     if isinstance(error, Unroutable):
         return Waiting("peer_silent", error.message)
     return Waiting("busy" if isinstance(error, Nacked) else "broker_unreachable", error.message)

@@ -242,7 +242,8 @@ class FileFetch:
         )
 
     def _on_ask_failed(self, asked: Asked, error: TransportError) -> None:
-        self._feed(ev.AskFailed(asked.token, waiting_for(error)))
+        health = self._peer.requester.transport.health
+        self._feed(ev.AskFailed(asked.token, waiting_for(error, health)))
 
     def _on_crash(self, error: Exception) -> None:
         if isinstance(error, ChunkqError):

@@ -55,6 +55,7 @@ class OriginWorker:
         entropy: Entropy,
         log: Log,
         requests_per_s: float,
+        concurrency: int,
     ) -> None:
         self._keys = keys
         self._mailbox = Mailbox("req", address)
@@ -68,6 +69,7 @@ class OriginWorker:
         self._gate = Gate(
             keys=keys, peer=self._card_of, seen=replays.seen, requests_per_s=requests_per_s
         )
+        self._slots = asyncio.Semaphore(concurrency)
         self._chunk_slots = asyncio.Semaphore(CHUNK_REQUESTS)
         self._tasks = Tasks(self._on_crash)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -141,10 +143,11 @@ class OriginWorker:
                 await replies.refuse(admitted.refusal)
                 await replies.finish()
             elif isinstance(body, Chunks):
-                async with self._chunk_slots:
+                async with self._chunk_slots, self._slots:
                     await self._answers.act(peer, body, replies)
             else:
-                await self._answers.act(peer, body, replies)
+                async with self._slots:
+                    await self._answers.act(peer, body, replies)
         finally:
             await replies.abort()
 

@@ -115,7 +115,7 @@ def _show_fields(model: BaseModel, skip: tuple[str, ...] = ()) -> Iterator[tuple
         if attribute in skip:
             continue
         value = getattr(model, attribute)
-        if attribute.endswith("_bytes") or attribute == "bytes_in_flight":
+        if attribute.endswith("_bytes"):
             value = show_size(value)
         elif attribute.endswith("_s"):
             value = show_duration(value)

@@ -22,7 +22,6 @@ from chunkq.protocol.limits import (
     KIB,
     MAX_CHUNK_SIZE_BYTES,
     MAX_LIFETIME_MS,
-    MAX_WINDOW_BYTES,
     MIB,
     MIN_CHUNK_SIZE_BYTES,
 )
@@ -142,7 +141,6 @@ class OriginSettings(Model):
 
     concurrency: int = Field(default=8, ge=1, le=MAX_CONCURRENCY)
     requests_per_second: float = Field(default=1000.0, gt=0)
-    bytes_in_flight: SizeBytes = Field(default=2 * MAX_WINDOW_BYTES, ge=MAX_CHUNK_SIZE_BYTES)
 
 
 class LogSettings(Model):

@@ -44,7 +44,6 @@ _TAIL: Final = """\
 # [origin]
 # concurrency = 8                         # requests a worker answers at once
 # requests_per_second = 1000              # what one peer may ask of a worker
-# bytes_in_flight = "128MiB"              # and have on the way
 
 # [log]
 # level = "info"                          # debug, info, warning, error

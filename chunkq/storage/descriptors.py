@@ -149,7 +149,8 @@ def replace_file(
 ) -> None:
     """Write a small file so that either the old or the new content is there.
 
-    Not `durable`: a power cut may lose either; the caller syncs later, or can do without. Raises `DiskFull`, `SyncFailed`, `StorageError`.
+    Not `durable`: a power cut may lose either; the caller syncs later, or can do without.
+    Raises `DiskFull`, `SyncFailed`, `StorageError`.
     """
     temporary = f"{name}.{os.getpid()}{TEMPORARY_SUFFIX}"
     try:

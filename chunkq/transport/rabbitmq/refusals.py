@@ -32,7 +32,7 @@ def connect_failure(error: BaseException, where: Endpoint) -> ChunkqError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return BrokerRefused(
             f"the certificate of the broker {where} does not hold: {error.verify_message}",
-            hint="give the CA that signed it (tls_ca), and the name that stands in it in the URL",
+            hint="give the CA that signed it (`ca`), and the name that stands in it in the URL",
         )
     if isinstance(error, ssl.SSLError) and "WRONG_VERSION" in (error.reason or ""):
         return BrokerRefused(
@@ -73,7 +73,7 @@ def refusal(error: BaseException, where: Endpoint) -> BrokerRefused | None:
         size, most = sizes
         return BrokerRefused(
             f"the broker {where} takes messages of at most {most} bytes, this one has {size}",
-            hint=f"set max_message_bytes to {most} and choose smaller chunks, or raise "
+            hint=f"set max_message to {most} and choose smaller chunks, or raise "
             "max_message_size in rabbitmq.conf",
         )
     if error.reply_code == ACCESS_REFUSED:
