@@ -161,7 +161,8 @@ class Getting:
         try:
             async for progress in transfer:
                 screen.show(progress, meter, time.monotonic())
-                self._line = render(progress, meter, 60)
+                if progress.phase != "stopped":  # by then nothing is known of it any more
+                    self._line = render(progress, meter, 60)
         finally:
             screen.clear()
         try:

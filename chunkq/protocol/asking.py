@@ -122,9 +122,10 @@ class Asking:
     def opened(self, token: int) -> bool:
         """A manifest came; True if it was asked for, be it too long ago for our timer.
 
-        Where the round trip is longer than the timer, every answer is late.
+        Where the round trip is longer than the timer, every answer is late. Token 0: an earlier
+        process asked.
         """
-        if token not in self._opens:
+        if token and token not in self._opens:
             return False
         for other in self._opens:
             self._others.pop(other, None)

@@ -240,7 +240,7 @@ class Transfer:
         return []
 
     def _on_manifest(self, event: ev.ManifestCame, now: float) -> list[ev.Effect]:
-        if not self._asking.opened(event.token) or self.phase is not Phase.OPENING:
+        if self.phase is not Phase.OPENING or not self._asking.opened(event.token):
             return []
         if self._busy_with is not None:  # a commit of the old version is under way: ask once more
             self._patience.pause(now)

@@ -52,7 +52,7 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class ManifestCame:
-    """The signed head; its signature holds."""
+    """The signed head; its signature holds. Token 0: an earlier process asked for it."""
 
     token: int
     head: Head

@@ -11,11 +11,11 @@
 
 Rate and round trip are measured in packet-timed rounds: a round ends when a chunk that was asked
 for after its beginning arrives. A round trip is the mean of a round's: the smallest single one
-would, where they vary by 20 %, give a window below rate x mean that shrinks its own rate, to a
-tenth of the link. A full round in a standing queue measures the link itself, so what
-was faster before is forgotten then: after a fall of the rate, ten rounds in a long queue would be
-minutes. After Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016; a window of fixed
-seconds or chunks collapses on a queue, where round trips are long.
+would, where they vary by 20 %, give a window below rate x mean, which shrinks its own rate down
+to half of the link (40 %: to a tenth). A full round in a standing queue measures the link itself,
+so what was faster before is forgotten then: after a fall of the rate, ten rounds in a long queue
+would be minutes. After Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016; a window
+of fixed seconds or chunks collapses on a queue, where round trips are long.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ class FileFetch:
             self._tally.resumed_chunks = self._transfer.bitmap.present
             if self._on_resume is not None:
                 self._on_resume(self._tally.resumed_chunks, self._transfer.bitmap.count)
-            requester.adopters.append(self._adopt)
+        requester.adopters.append(self._adopt)
         self._feed(ev.Tick())
 
     async def _finish_published(self) -> FetchResult:
