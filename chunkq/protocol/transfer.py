@@ -125,7 +125,7 @@ class Transfer:
             times.append(due)
         if self._asks_now and self._busy_with != "prepare":
             times += self._patience.wakes_s(self._now)
-            if self._asking.starved:
+            if self._asking.starved and self._patience.may_ask(self._now):
                 times.append(self._now + STARVED_POLL_S)
             if (deadline := self._asking.next_deadline_s) is not None:
                 times.append(deadline)

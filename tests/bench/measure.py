@@ -1,0 +1,87 @@
+"""How everything here is measured: alternating rounds in one run, medians of ratios."""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+MIB = 1 << 20
+MB = 1_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the command line says. `size_mib` None: what the benchmark itself takes."""
+
+    root: Path
+    size_mib: int | None = None
+    pairs: int = 5
+
+    def size_bytes(self, default_mib: int) -> int:
+        return (self.size_mib or default_mib) * MIB
+
+
+@dataclass
+class Report:
+    """A table for people and the figures behind it."""
+
+    title: str
+    rows: list[tuple[str, str]] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def row(self, name: str, text: str) -> None:
+        self.rows.append((name, text))
+
+    def figure(self, key: str, name: str, value: float, unit: str = "") -> None:
+        """A row that is also a key of the JSON."""
+        self.figures[key] = round(value, 3)
+        self.row(name, f"{value:.2f}{unit}" if abs(value) < 100 else f"{value:.0f}{unit}")
+
+    def text(self) -> str:
+        width = max(len(name) for name, _ in self.rows)
+        lines = [f"{name:<{width}}  {text}" for name, text in self.rows]
+        return "\n".join([self.title, *(f"  {line}" for line in lines)])
+
+
+Seconds = dict[str, list[float]]
+
+
+def alternate(runs: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
+    """Every run once a round, in turn; `runs` return the seconds that they took."""
+    seconds: Seconds = {name: [] for name in runs}
+    for number in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(run())
+        shown = ", ".join(f"{name} {taken[-1]:.2f} s" for name, taken in seconds.items())
+        print(f"  round {number + 1}: {shown}", file=sys.stderr, flush=True)
+    return seconds
+
+
+def ratio(seconds: Seconds, ours: str, theirs: str) -> float:
+    """How many times as fast ours is: the median over the rounds."""
+    return statistics.median(
+        their / our for our, their in zip(seconds[ours], seconds[theirs], strict=True)
+    )
+
+
+def rate(size_bytes: int, taken_s: list[float]) -> float:
+    """The median in MB/s."""
+    return size_bytes / statistics.median(taken_s) / MB
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def forget(path: Path) -> None:
+    """Remove a result, outside of any measured time."""
+    with suppress(FileNotFoundError):
+        path.unlink()

@@ -1,0 +1,48 @@
+"""The token bucket."""
+
+from __future__ import annotations
+
+import pytest
+
+from chunkq.protocol.bucket import TokenBucket
+
+
+def test_takes_a_burst_and_then_the_rate() -> None:
+    """What is saved up goes at once; afterwards so many a second."""
+    bucket = TokenBucket(rate=8.0, burst=3.0)
+    assert [True, True, True, False] == [bucket.take(5.0) for _ in range(4)]
+    assert [True, False] == [bucket.take(5.125) for _ in range(2)]
+
+
+def test_saves_up_no_more_than_a_burst() -> None:
+    """A year of silence is worth one burst."""
+    bucket = TokenBucket(rate=10.0, burst=3.0)
+    bucket.take(0.0)
+    assert [True, True, True, False] == [bucket.take(3e7) for _ in range(4)]
+
+
+def test_a_refused_take_costs_nothing() -> None:
+    """What could not be taken is still there."""
+    bucket = TokenBucket(rate=1.0, burst=2.0)
+    assert not bucket.take(0.0, 3.0)
+    assert bucket.take(0.0, 2.0)
+
+
+def test_time_that_runs_backwards_refills_nothing() -> None:
+    """Neither while it is back, nor for the stretch that it passes twice."""
+    bucket = TokenBucket(rate=1.0, burst=1.0)
+    assert bucket.take(100.0)
+    assert not bucket.take(50.0)
+    assert not bucket.take(100.5)
+    assert bucket.take(101.0)
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(1.0, 0.5), (2.0, 1.0), (0.0, 0.0)])
+def test_wait_tells_when_there_will_be_enough(tokens: float, expected: float) -> None:
+    """After that wait, and not before, the take succeeds."""
+    bucket = TokenBucket(rate=2.0, burst=4.0)
+    assert bucket.take(0.0, 4.0)
+    assert bucket.wait_s(tokens) == expected
+    if expected:
+        assert not bucket.take(expected * 0.99, tokens)
+    assert bucket.take(expected, tokens)
