@@ -24,7 +24,7 @@ scale: $(STAMP) need
 	CHUNKQ_SCALE_LARGE_GIB=16 CHUNKQ_SCALE_SPARSE_GIB=100 $(PYTEST) -s tests/e2e/test_scale.py
 
 bench: $(STAMP) need
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench all
 
 install: $(STAMP)
 

@@ -172,10 +172,14 @@ class SourceFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ListingPage:
-    """Entries of one directory, ordered by name; `cursor` goes on after them, None at the end."""
+    """Entries of one directory, ordered by name; `cursor` goes on after them, None at the end.
+
+    `omitted`: how many names among them cannot be offered (FIFOs, devices, no UTF-8).
+    """
 
     entries: tuple[Entry, ...]
     cursor: str | None
+    omitted: int = 0
 
 
 @runtime_checkable

@@ -167,6 +167,7 @@ class Listing(Body):
 
     entries: Annotated[list[Entry], Field(max_length=MAX_LISTING_ENTRIES)]
     cursor: Annotated[str, Field(max_length=MAX_PATH_SIZE_BYTES)] | None = None
+    omitted: int = Field(default=0, ge=0, lt=2**32)
 
 
 class RefusalReason(StrEnum):

@@ -214,7 +214,8 @@ class Answers:
                 break
             entries.append(entry)
         cursor = page.cursor if len(entries) == len(page.entries) else entries[-1].name
-        await replies.send_body(ReplyKind.LISTING, Listing(entries=entries, cursor=cursor))
+        listing = Listing(entries=entries, cursor=cursor, omitted=page.omitted)
+        await replies.send_body(ReplyKind.LISTING, listing)
 
     # ------------------------------------------------------------ small pieces
 

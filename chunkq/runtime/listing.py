@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from chunkq.errors import (
@@ -60,12 +60,22 @@ class _Question:
 
 
 async def list_directory(
-    peer: PeerLink, share: str, path: str, *, patience_s: float
+    peer: PeerLink,
+    share: str,
+    path: str,
+    *,
+    patience_s: float,
+    on_omitted: Callable[[int], None] | None = None,
 ) -> AsyncIterator[Entry]:
-    """Every entry of a directory, by name. Raises `NotFound`, `PeerSilent`, ..."""
+    """Every entry of a directory, by name; `on_omitted` hears how many cannot be had.
+
+    Raises `NotFound`, `PeerSilent`, ...
+    """
     cursor: str | None = None
     while True:
         listing = await _ask(peer, share, path, cursor, patience_s)
+        if listing.omitted and on_omitted is not None:
+            on_omitted(listing.omitted)
         for entry in listing.entries:
             yield entry
         if listing.cursor is None or (cursor is not None and listing.cursor <= cursor):

@@ -131,7 +131,13 @@ class TreeFetch:
         """Take one directory's entries; returns its directories."""
         path = "/".join(filter(None, (self._path, *parts)))
         below: list[tuple[str, ...]] = []
-        entries = list_directory(self._peer, self._share, path, patience_s=self._patience_s)
+        entries = list_directory(
+            self._peer,
+            self._share,
+            path,
+            patience_s=self._patience_s,
+            on_omitted=lambda count: self._omit(parts, count),
+        )
         async for entry in entries:
             child = (*parts, entry.name)
             try:
@@ -185,6 +191,15 @@ class TreeFetch:
             await asyncio.to_thread(work, *arguments)
         except StorageError as error:
             self._fail(parts, error)
+
+    def _omit(self, parts: tuple[str, ...], count: int) -> None:
+        self._fail(
+            parts,
+            UnsafeName(
+                f"{count} names in {'/'.join(parts) or 'it'} cannot be offered",
+                hint="they are FIFOs, sockets or devices, or their names are no UTF-8",
+            ),
+        )
 
     def _fail(self, parts: tuple[str, ...], error: ChunkqError) -> None:
         self.report.failures.append(("/".join(parts), error))

@@ -38,6 +38,9 @@ _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 #: Not blocking, so that a FIFO put in a file's place cannot hold a worker.
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
+#: What a link that leads out of the share is said to lead to.
+OUTSIDE: Final = "/"
+
 
 class PosixSourceFile:
     """One open version of a file (`ports.SourceFile`).
@@ -136,8 +139,9 @@ class DirectoryShare:
     def list(self, path: str, cursor: str | None, limit: int) -> ListingPage:
         """Entries after `cursor`, at most `limit`, in the order of their names' UTF-8 bytes.
 
-        Left out: names that are no UTF-8, FIFOs, sockets, devices, links that lead out. A name that
-        no peer would take is listed all the same: whoever misses the file is told which it is.
+        Left out and counted: names that are no UTF-8, FIFOs, sockets, devices. A name that no peer
+        would take is listed all the same, and so is a link that leads out (without saying where
+        to): whoever misses them is told which they are.
         Raises `NotFound`; `StorageError` if the share itself is gone.
         """
         parts = self._parts(path)
@@ -153,10 +157,19 @@ class DirectoryShare:
                     names = heapq.nsmallest(limit + 1, self._offered(found, after))
                 chosen = [name.decode() for name in names[:limit]]
                 entries = [self._entry(fd, parts, name) for name in chosen]
+                unnamed = self._unnamed(fd) if cursor is None else 0
             finally:
                 os.close(fd)
         going_on = chosen[-1] if len(names) > limit else None
-        return ListingPage(tuple(entry for entry in entries if entry is not None), going_on)
+        offered = tuple(entry for entry in entries if entry is not None)
+        omitted = len(entries) - len(offered) + unnamed
+        return ListingPage(offered, going_on, omitted)
+
+    @staticmethod
+    def _unnamed(fd: int) -> int:
+        """How many names of a directory are no UTF-8."""
+        with os.scandir(fd) as found:
+            return sum(1 for each in found if not _is_text(each.name))
 
     def _list_single(
         self, root_fd: int, only: str, parts: tuple[str, ...], after: bytes
@@ -170,11 +183,9 @@ class DirectoryShare:
         for each in found:
             if each.name.startswith(".") and not self._hidden:
                 continue
-            try:
-                name = each.name.encode()
-            except UnicodeEncodeError:
+            if not _is_text(each.name) or each.name == STAGING_NAME:
                 continue
-            if name > after and each.name != STAGING_NAME:
+            if (name := each.name.encode()) > after:
                 yield name
 
     def _entry(self, fd: int, parts: tuple[str, ...], name: str) -> Entry | None:
@@ -186,8 +197,7 @@ class DirectoryShare:
                 status = self._followed((*parts, name))
                 kind = kind_of(status)
             elif kind is Kind.LINK:
-                target = os.readlink(name, dir_fd=fd)
-                check_link_target((*parts, name), target)
+                target = _shown_target((*parts, name), os.readlink(name, dir_fd=fd))
         except (OSError, NotFound, UnsafeName):
             return None
         if kind is Kind.FILE and status.st_size > MAX_FILE_SIZE_BYTES:
@@ -306,6 +316,24 @@ def identity_of(status: os.stat_result) -> FileIdentity:
         mtime_ns=status.st_mtime_ns,
         ctime_ns=status.st_ctime_ns,
     )
+
+
+def _shown_target(parts: tuple[str, ...], target: str) -> str:
+    """The target of a link inside the share; of another, one that every requester refuses."""
+    try:
+        check_link_target(parts, target)
+    except UnsafeName:
+        return OUTSIDE
+    return target
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name from the file system is UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _lstat(fd: int, name: str) -> os.stat_result:

@@ -543,7 +543,8 @@ def test_events_after_the_end_change_nothing() -> None:
     """A reply after the transfer is done."""
     bench = Bench(2).complete()
     bench.feed(ev.ReadBackDone(True), ev.Published())
-    assert [] == bench.feed(ev.Tick(), ev.ChunkStored(0, 1), ev.Refused(1, refusal("busy")))  # type: ignore[arg-type]
+    late = ev.Refused(1, refusal(RefusalReason.STALE))
+    assert [] == bench.feed(ev.Tick(), ev.ChunkStored(0, 1), late)
     assert bench.transfer.next_wake_s is None
 
 

@@ -214,18 +214,20 @@ def test_holes_are_told(root: Path) -> None:
 
 
 def test_a_directory_is_listed_in_the_order_of_its_bytes(root: Path) -> None:
-    """Files, directories and links that stay inside; nothing else."""
+    """Files, directories and links, those that lead out without their target; a FIFO counts."""
     listed = DirectoryShare(root).list("", None, 1000)
 
     assert [
         (".hidden", "file", 1, None),
         ("a.bin", "file", 7, None),
+        ("absolute", "link", 0, "/"),
         ("dir", "dir", 0, None),
         ("dirlink", "link", 0, "dir"),
         ("inside", "link", 0, "dir/b.bin"),
         ("loop", "link", 0, "loop"),
+        ("outside", "link", 0, "/"),
     ] == [(entry.name, entry.type, entry.size, entry.target) for entry in listed.entries]
-    assert listed.cursor is None
+    assert (None, 1) == (listed.cursor, listed.omitted)
 
 
 def test_names_that_no_peer_would_take_are_listed_and_not_opened(root: Path) -> None:
@@ -277,10 +279,10 @@ def test_a_cursor_goes_on_after_the_last_name(tmp_path: Path, limit: int) -> Non
 
 
 def test_a_cursor_goes_on_past_what_is_left_out(root: Path) -> None:
-    """A page of nothing but outside links is empty and still has a cursor."""
-    page = DirectoryShare(root).list("", "a.bin", 1)
+    """A page of nothing but a FIFO is empty and still has a cursor."""
+    page = DirectoryShare(root).list("", "dirlink", 1)
 
-    assert ((), "absolute") == (page.entries, page.cursor)
+    assert ((), "fifo", 1) == (page.entries, page.cursor, page.omitted)
 
 
 @pytest.mark.parametrize("path", ["missing", "a.bin", "outside", "dirlink", "../", ".chunkq"])
