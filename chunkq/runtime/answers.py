@@ -194,7 +194,14 @@ class Answers:
                     await replies.send(packet)
                     self.chunks_sent += 1
             for first, count in body.runs:
-                self._log("chunks_sent", level="debug", peer=peer.alias, first=first, count=count)
+                self._log(
+                    "chunks_sent",
+                    level="debug",
+                    peer=peer.alias,
+                    epoch=replies.request_id.epoch,
+                    first=first,
+                    count=count,
+                )
         except Stale:
             identity = version.source.identity
             await self._in_pool(

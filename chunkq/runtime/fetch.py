@@ -37,6 +37,7 @@ from chunkq.runtime.tasks import Tasks
 
 #: How often a full disk is looked at again, and how much room ends the wait (or all that lacks).
 SPACE_POLL_S: Final = 1.0
+MAX_SPACE_POLL_S: Final = 15.0
 SPACE_ENOUGH_BYTES: Final = 16 * MIB
 
 _T = TypeVar("_T")
@@ -68,8 +69,10 @@ class FileFetch:
         self._transfer: Transfer | None = None
         self._landing: Landing | None = None
         self._manifest: ManifestReply | None = None
+        self._offered: dict[tuple[bytes, bytes], ManifestReply] = {}
         self._tally = Tally(order.path, peer.ref.alias)
         self._space_poll: asyncio.Task[None] | None = None
+        self._space_poll_s = SPACE_POLL_S
         #: No more replies and requests; then, no more events.
         self._closing = False
         self._stopping = False
@@ -186,6 +189,8 @@ class FileFetch:
             self._wait_for_space(event.detail)
         if transfer.hungry:
             self._peer.hungry[self] = self._tick
+        if not isinstance(event, ev.Tick):
+            self._peer.room_appeared()
         self._set_timer()
 
     def _tick(self) -> None:
@@ -258,7 +263,6 @@ class FileFetch:
             self._peer.requester.done(delivery)
         elif raw.header.kind is ReplyKind.CHUNK and self._landing is not None:
             self._landing.take(asked, raw, delivery)
-            self._peer.room_appeared()
         else:
             self._peer.requester.done(delivery)
             try:
@@ -274,8 +278,11 @@ class FileFetch:
                 manifest = cbor.decode(ManifestReply, body)
                 head = verify_head(self._peer.ref.card, manifest.head, manifest.signature)
                 if head.geometry.chunk_size_bytes > self._peer.largest_chunk_bytes:
-                    raise PeerRefused("the origin cut the file into larger chunks than allowed")
-                self._manifest = manifest
+                    cut = "the origin cut the file into larger chunks than were allowed"
+                    self._feed(ev.Broken(PeerRefused(cut)))
+                    return
+                # Which one is used is the machine's decision: `Prepare` names its head.
+                self._offered[head.root, head.content_digest] = manifest
                 self._feed(ev.ManifestCame(asked.token, head))
             case ReplyKind.PAGE if asked.version == self._transfer.version:
                 self._feed(ev.PageCame(asked.token, raw.header.index, body))
@@ -316,6 +323,8 @@ class FileFetch:
         """Keep the manifest, make room; an equal file at the final path ends it well."""
         if self._landing is not None:
             await self._landing.drained()
+        self._manifest = self._offered.get((head.root, head.content_digest), self._manifest)
+        self._offered.clear()
         existing = await self._in_thread(self._staging.destination_digest)
         if existing == head.content_digest:
             self._tally.unchanged = True
@@ -344,7 +353,10 @@ class FileFetch:
 
     async def _commit(self, phase: Phase) -> None:
         assert self._transfer is not None
-        self._feed(await self._committer.commit(self._transfer, phase))
+        event = await self._committer.commit(self._transfer, phase)
+        if isinstance(event, ev.Committed):
+            self._space_poll_s = SPACE_POLL_S
+        self._feed(event)
 
     async def _read_back(self) -> None:
         assert self._transfer is not None
@@ -385,8 +397,10 @@ class FileFetch:
             self._space_poll = self._steps.spawn(self._poll_space())
 
     async def _poll_space(self) -> None:
+        """Look for room, ever later where there seems to be some and no write succeeds (quota)."""
         while not self._closing:
-            await asyncio.sleep(SPACE_POLL_S)
+            await asyncio.sleep(self._space_poll_s)
+            self._space_poll_s = min(2 * self._space_poll_s, MAX_SPACE_POLL_S)
             if await self._in_thread(self._staging.free_bytes) >= self._space_needed():
                 self._feed(ev.SpaceBack())
                 return

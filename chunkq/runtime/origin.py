@@ -137,7 +137,7 @@ class OriginWorker:
             raw=admitted.raw, keys=self._keys, ephemeral_secret=self._entropy(KEY_SIZE_BYTES)
         )
         to = Mailbox("rep", peer.address, body.instance)
-        replies = Replies(self._transport, to, sealer)
+        replies = Replies(self._transport, to, sealer, admitted.raw.header.request_id)
         try:
             if admitted.refusal is not None:
                 await replies.refuse(admitted.refusal)

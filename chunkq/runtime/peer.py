@@ -55,6 +55,7 @@ class Asked:
     handler: ReplyHandler
     token: int
     version: int = 0
+    clock_offset_ms: int = 0
     openers: OrderedDict[bytes, ReplyOpener] = field(default_factory=OrderedDict)
 
     def open(self, raw: RawReply) -> bytes:
@@ -270,7 +271,8 @@ class PeerLink:
             body=cbor.encode(body),
             suite=self._suite,
         )
-        asked = Asked(self, request_id, ephemeral, handler, token, version)
+        offset = self.clock_offset_ms
+        asked = Asked(self, request_id, ephemeral, handler, token, version, offset)
         requester.expect(asked)
         requester.spawn(asked, packet, self.lifetime_s, failed)
         return asked
@@ -296,7 +298,10 @@ class PeerLink:
 
     def heed(self, asked: Asked, refusal: Refusal) -> None:
         """Take from a refusal what concerns every later request to this origin."""
-        if refusal.reason is RefusalReason.CLOCK_SKEW:
+        if (
+            refusal.reason is RefusalReason.CLOCK_SKEW
+            and asked.clock_offset_ms == self.clock_offset_ms  # else it was heeded meanwhile
+        ):
             self.clock_offset_ms += refusal.offset_ms
             self.requester.log(
                 "clock_skew", level="warning", peer=self.ref.alias, offset_ms=refusal.offset_ms

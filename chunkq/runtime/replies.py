@@ -10,7 +10,7 @@ from chunkq.ports import Buffer, Mailbox, Transport
 from chunkq.protocol import cbor
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.messages import Body, Refusal, RefusalReason
-from chunkq.protocol.packet import ReplyKind
+from chunkq.protocol.packet import ReplyKind, RequestId
 from chunkq.protocol.seal import ReplySealer
 
 #: Bytes of one request's replies handed to the carrier and not yet taken over by it.
@@ -23,8 +23,11 @@ NACK_RETRIES: Final = 6
 class Replies:
     """Where one request's replies go, and what seals them."""
 
-    def __init__(self, transport: Transport, to: Mailbox, sealer: ReplySealer) -> None:
+    def __init__(
+        self, transport: Transport, to: Mailbox, sealer: ReplySealer, request_id: RequestId
+    ) -> None:
         self.sealer = sealer
+        self.request_id = request_id
         self._transport = transport
         self._to = to
         self._sending: dict[asyncio.Task[None], int] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chunkq.errors import PacketError, StateInvalid
+from chunkq.errors import DiskFull, PacketError, StateInvalid
 from chunkq.ports import Log, PartFile, Staging
 from chunkq.protocol import cbor
 from chunkq.protocol.bitmap import Bitmap
@@ -62,6 +62,9 @@ def look(staging: Staging, origin: SiteCard, log: Log) -> Found:
         resumed = Resumed(head, Phase(state.phase), state.bitmap)
     else:
         log("part_missing", level="warning", code="recovering")
-        make_room(staging.part, head)
+        try:
+            make_room(staging.part, head)
+        except DiskFull:  # the writes will tell, and wait for room
+            staging.part.resize(head.geometry)
         resumed = Resumed(head, Phase.RECOVERING, Bitmap(head.geometry.chunk_count))
     return Found(resumed, manifest, state.generation)

@@ -1,4 +1,4 @@
-"""`python -m tests.bench NAME [--json] [--size MIB] [--pairs N]`; `all` runs each."""
+"""`python -m tests.bench NAME [--json] [--size MIB] [--pairs N] [--settle S]`; `all` runs each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.bench import spool, throughput
-from tests.bench.measure import Report, Settings
+from tests.bench.measure import DEFAULT_SETTLE_S, Report, Settings
 
 #: Every benchmark by name. One that needs a missing peer raises, saying how to install it.
 BENCHMARKS: dict[str, Callable[[Settings], Report]] = {
@@ -25,13 +25,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--size", type=_positive, metavar="MIB", help="instead of its own size")
     parser.add_argument("--pairs", type=_positive, default=5, metavar="N", help="rounds (5)")
+    parser.add_argument(
+        "--settle", type=float, default=DEFAULT_SETTLE_S, metavar="S", help="quiet time (3)"
+    )
     given = parser.parse_args(arguments)
     names = list(BENCHMARKS) if given.name == "all" else [given.name]
     figures = {}
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="chunkq-bench-") as directory:
-            settings = Settings(root=Path(directory), size_mib=given.size, pairs=given.pairs)
+            settings = Settings(
+                root=Path(directory), size_mib=given.size, pairs=given.pairs, settle_s=given.settle
+            )
             report = BENCHMARKS[name](settings)
         print(report.text(), flush=True)
         figures[name] = report.figures

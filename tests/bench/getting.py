@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.measure import forget, timed
+from tests.bench.measure import timed
 from tests.e2e.processes import Pair, Process, random_file, same, wait_until
 
 
@@ -44,13 +44,11 @@ class Getting:
 
     def known(self) -> float:
         """Get it; the origin has its manifest if it was got before."""
-        forget(self.target)
-        return timed(self._get)
-
-    def check(self) -> None:
-        """The last result is the file, and the origin still lives."""
+        taken = timed(self._get)
         assert same(self.source, self.target), "what arrived is not what was sent"
         assert self.worker.popen.poll() is None, self.worker.log.read_text()
+        self.target.unlink()
+        return taken
 
     @property
     def peaks(self) -> dict[str, float]:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 MIB = 1 << 20
 MB = 1_000_000
+#: A hypervisor takes free memory back after two seconds.
+DEFAULT_SETTLE_S = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the command line says. `size_mib` None: what the benchmark itself takes."""
+    """What the command line says. `size_mib` None: what the benchmark itself takes.
+
+    `settle_s`: before each run everything dirty is written, and then it is quiet for so long. Else
+    a run pays for the one before, and on a virtual machine whose free memory goes back to its
+    host (after 2 s) writing a file costs ten times as much or not, as it happens.
+    """
 
     root: Path
     size_mib: int | None = None
     pairs: int = 5
+    settle_s: float = DEFAULT_SETTLE_S
 
     def size_bytes(self, default_mib: int) -> int:
         return (self.size_mib or default_mib) * MIB
@@ -52,11 +60,16 @@ class Report:
 Seconds = dict[str, list[float]]
 
 
-def alternate(runs: Mapping[str, Callable[[], float]], rounds: int) -> Seconds:
-    """Every run once a round, in turn; `runs` return the seconds that they took."""
+def alternate(runs: Mapping[str, Callable[[], float]], settings: Settings) -> Seconds:
+    """Every run once a round, in turn; `runs` return the seconds that they took.
+
+    A run leaves no file behind, so that all begin with the same memory and disk.
+    """
     seconds: Seconds = {name: [] for name in runs}
-    for number in range(rounds):
+    for number in range(settings.pairs):
         for name, run in runs.items():
+            os.sync()
+            time.sleep(settings.settle_s)
             seconds[name].append(run())
         shown = ", ".join(f"{name} {taken[-1]:.2f} s" for name, taken in seconds.items())
         print(f"  round {number + 1}: {shown}", file=sys.stderr, flush=True)
@@ -79,9 +92,3 @@ def timed(work: Callable[[], object]) -> float:
     began = time.monotonic()
     work()
     return time.monotonic() - began
-
-
-def forget(path: Path) -> None:
-    """Remove a result, outside of any measured time."""
-    with suppress(FileNotFoundError):
-        path.unlink()

@@ -65,9 +65,8 @@ def run(settings: Settings) -> Report:
                     "stock pika": stock_pika(bare, size),
                     "chunkq, hashed before": getting.known,
                 },
-                settings.pairs,
+                settings,
             )
-            getting.check()
             peaks = getting.peaks
     finally:
         broker.stop()

@@ -11,6 +11,7 @@ import pytest
 
 from chunkq.ports import TransferState
 from chunkq.protocol.geometry import from_ranges
+from chunkq.runtime.peer import EPOCH_RANDOM_BITS
 from chunkq.storage.statefile import newest_slot
 from tests.e2e.processes import Pair, Process, random_file, same, wait_until
 from tests.support.broker import Broker
@@ -49,15 +50,18 @@ def present(inbox: Path) -> int:
     return state.bitmap.present if state else 0
 
 
-def sent_after(workers: list[Process], moment: float) -> set[int]:
-    """The chunks that any worker sent after a moment (unix time)."""
+def sent_to_later(workers: list[Process], moment: float) -> set[int]:
+    """The chunks that any worker sent to requesters that were started after a moment (unix time).
+
+    An epoch is the start of a requester, in milliseconds above its random bits.
+    """
     chunks: set[int] = set()
     for worker in workers:
         for event in worker.events:
-            if event.get("event") == "chunks_sent":
-                when = datetime.fromisoformat(event["timestamp"]).timestamp()
-                if when > moment:
-                    chunks |= set(from_ranges([(event["first"], event["count"])]))
+            if event.get("event") != "chunks_sent":
+                continue
+            if (event["epoch"] >> EPOCH_RANDOM_BITS) / 1000 > moment:
+                chunks |= set(from_ranges([(event["first"], event["count"])]))
     return chunks
 
 
@@ -101,7 +105,9 @@ def test_kill_requester_workers_and_broker(own_broker: Broker, pair: Pair) -> No
     assert same(pair.files / "big", pair.inbox / "big")
     assert ["big"] == [path.name for path in pair.inbox.iterdir()]
     for moment, have in checks:
-        assert not have & sent_after(everyone, moment), f"seed {seed}: committed and sent again"
+        again = have & sent_to_later(everyone, moment)
+        assert set() == again, f"seed {seed}: committed, and asked for and sent again"
+        assert have, "nothing was committed before the kill"
     assert [0, 0] == [worker.stop() for worker in workers]
 
 

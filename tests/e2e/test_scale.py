@@ -82,9 +82,7 @@ def seconds_to_first_request(pair: Pair, worker: Process, name: str) -> float:
     before = len([e for e in worker.events if e.get("event") == "chunks_sent"])
     began = time.monotonic()
     getting = pair.alice.start("get", f"bob:files/{name}", str(pair.inbox / name))
-    wait_until(
-        lambda: len([e for e in worker.events if e.get("event") == "chunks_sent"]) > before
-    )
+    wait_until(lambda: len([e for e in worker.events if e.get("event") == "chunks_sent"]) > before)
     taken = time.monotonic() - began
     assert 0 == getting.wait(), getting.log.read_text()
     return taken
