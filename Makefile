@@ -14,8 +14,8 @@ test: $(STAMP) need lint
 	$(PYTEST) -n 2 --dist loadgroup
 
 lint: $(STAMP)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check chunkq workers tests
+	$(BIN)/ruff format --check chunkq workers tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
