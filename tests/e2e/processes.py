@@ -15,6 +15,8 @@ from typing import Any
 
 import psutil
 
+from chunkq.runtime.peer import EPOCH_RANDOM_BITS
+
 #: Nothing in these tests takes so long on a machine that works.
 DEADLINE_S = 240.0
 
@@ -153,6 +155,16 @@ class Pair:
     def end(self) -> None:
         self.alice.end()
         self.bob.end()
+
+
+def asked_after(event: dict[str, Any], moment: float) -> bool:
+    """Whether chunks were sent to a requester that was started after a moment (unix time).
+
+    An epoch is the start of a requester, in milliseconds above its random bits.
+    """
+    if event.get("event") != "chunks_sent":
+        return False
+    return bool((event["epoch"] >> EPOCH_RANDOM_BITS) / 1000 > moment)
 
 
 def random_file(path: Path, size_bytes: int) -> None:

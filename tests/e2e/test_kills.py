@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from chunkq.ports import TransferState
 from chunkq.protocol.geometry import from_ranges
-from chunkq.runtime.peer import EPOCH_RANDOM_BITS
 from chunkq.storage.statefile import newest_slot
-from tests.e2e.processes import Pair, Process, random_file, same, wait_until
+from tests.e2e.processes import Pair, Process, asked_after, random_file, same, wait_until
 from tests.support.broker import Broker
 
 SIZE_BYTES = 1 << 30
@@ -51,18 +50,14 @@ def present(inbox: Path) -> int:
 
 
 def sent_to_later(workers: list[Process], moment: float) -> set[int]:
-    """The chunks that any worker sent to requesters that were started after a moment (unix time).
-
-    An epoch is the start of a requester, in milliseconds above its random bits.
-    """
-    chunks: set[int] = set()
-    for worker in workers:
-        for event in worker.events:
-            if event.get("event") != "chunks_sent":
-                continue
-            if (event["epoch"] >> EPOCH_RANDOM_BITS) / 1000 > moment:
-                chunks |= set(from_ranges([(event["first"], event["count"])]))
-    return chunks
+    """The chunks that any worker sent to requesters that were started after a moment."""
+    return {
+        index
+        for worker in workers
+        for event in worker.events
+        if asked_after(event, moment)
+        for index in from_ranges([(event["first"], event["count"])])
+    }
 
 
 @pytest.mark.rabbitmq
@@ -88,7 +83,7 @@ def test_kill_requester_workers_and_broker(own_broker: Broker, pair: Pair) -> No
         state = committed(pair.inbox)
         assert state is not None, f"seed {seed}: finished before it was killed"
         have = set(range(CHUNKS)) - set(state.bitmap.missing())
-        checks.append((_now(), have))
+        checks.append((time.time(), have))
         if number == 1:
             workers[0].kill()
             workers[0] = pair.bob.serve()
@@ -109,7 +104,3 @@ def test_kill_requester_workers_and_broker(own_broker: Broker, pair: Pair) -> No
         assert set() == again, f"seed {seed}: committed, and asked for and sent again"
         assert have, "nothing was committed before the kill"
     assert [0, 0] == [worker.stop() for worker in workers]
-
-
-def _now() -> float:
-    return datetime.now().astimezone().timestamp()

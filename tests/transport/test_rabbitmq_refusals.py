@@ -158,7 +158,7 @@ async def test_chunk_larger_than_the_brokers_message_limit(broker: Broker, sites
         )
         assert isinstance(large, BrokerRefused)
         assert "at most 100000 bytes, this one has 100001" in large.message
-        assert "max_message_bytes" in str(large.hint)
+        assert "max_message" in str(large.hint)
         assert small is None or isinstance(small, OutcomeUnknown)
         await publish_at_last(alice, BOB, b"after")
         assert b"after" in [delivery.body for delivery in await take(consumer, 1)]
