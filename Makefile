@@ -21,7 +21,7 @@ lint: $(STAMP)
 
 # The full sizes of what `make test` does in slices: a 16 GiB file, a sparse one of 100 GiB.
 scale: $(STAMP) need
-	CHUNKQ_SCALE_LARGE_GIB=16 CHUNKQ_SCALE_SPARSE_GIB=100 $(PYTEST) -s tests/e2e/test_scale.py
+	CHUNKQ_TEST_SCALE_LARGE_GIB=16 CHUNKQ_TEST_SCALE_SPARSE_GIB=100 $(PYTEST) -s tests/e2e/test_scale.py
 
 bench: $(STAMP) need
 	$(BIN)/python -m tests.bench all

@@ -23,8 +23,9 @@ from chunkq.protocol.manifest import Head, encode_head, sign_head
 INLINE_BYTES: Final = 32 * MIB
 #: The lock file hears of progress in steps of this size.
 PROGRESS_STEP_BYTES: Final = 64 * MIB
-#: When to ask again: what remains at a cautious rate, within bounds that keep a person informed.
-CAUTIOUS_BYTES_PER_S: Final = 1000 * MIB
+#: When to ask again: what remains at the rate of a fast disk, within bounds that keep a person
+#: informed. Asking too early costs one small request, too late a part of every first transfer.
+FAST_BYTES_PER_S: Final = 2000 * MIB
 MIN_RETRY_S: Final = 0.2
 MAX_RETRY_S: Final = 2.0
 
@@ -38,7 +39,7 @@ class Preparing:
 
     @property
     def retry_after_ms(self) -> int:
-        left_s = (self.total_bytes - self.done_bytes) / CAUTIOUS_BYTES_PER_S
+        left_s = (self.total_bytes - self.done_bytes) / FAST_BYTES_PER_S
         return int(1000 * min(max(left_s, MIN_RETRY_S), MAX_RETRY_S))
 
 
