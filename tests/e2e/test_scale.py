@@ -29,13 +29,13 @@ from tests.support.broker import Broker
 
 #: What one process may have resident, at any size of file.
 MOST_RESIDENT_MIB = 96.0
-#: What the sparse file is compared with.
-DENSE_BYTES = GIB if SPARSE_GIB >= 100 else GIB // 4
 #: How often a kill half way is tried.
 MOST_TRIES = 20
 #: `make scale` sets these: 16 and 100.
 LARGE_GIB = float(os.environ.get("CHUNKQ_TEST_SCALE_LARGE_GIB", "1"))
 SPARSE_GIB = int(os.environ.get("CHUNKQ_TEST_SCALE_SPARSE_GIB", "12"))
+#: What the sparse file is compared with.
+DENSE_BYTES = GIB if SPARSE_GIB >= 100 else GIB // 4
 
 
 @pytest.fixture
