@@ -90,8 +90,8 @@ async def _ask(
     deadline = requester.clock.monotonic_s() + patience_s
     wait_s = max(FIRST_WAIT_S, peer.window.rto_s)
     trouble = ""
+    question = _Question(peer)
     while (left := deadline - requester.clock.monotonic_s()) > 0:
-        question = _Question(peer)
         peer.ask(
             RequestKind.LIST,
             List(instance=requester.instance, share=share, path=path, cursor=cursor),
@@ -106,10 +106,11 @@ async def _ask(
         )
         if requester.failed.done():
             requester.failed.result()
-        if not question.answer.done():
+        if not question.answer.done():  # a late answer to what was asked before will do, too
             wait_s = min(wait_s * 2, MAX_WAIT_S)
             continue
         answer = question.answer.result()
+        question = _Question(peer)
         if isinstance(answer, Listing):
             return answer
         if isinstance(answer, Refusal):
