@@ -14,7 +14,12 @@ from typing import Final
 
 from chunkq.ports import Clock, ListingPage, Log, PeerRef, Share, SourceFile, Transport
 from chunkq.protocol.identity import SiteCard, SiteKeys
-from chunkq.protocol.limits import DEFAULT_CHUNK_SIZE_BYTES, KEY_SIZE_BYTES, MAX_WINDOW_BYTES
+from chunkq.protocol.limits import (
+    DEFAULT_CHUNK_SIZE_BYTES,
+    KEY_SIZE_BYTES,
+    MAX_WINDOW_BYTES,
+    MIB,
+)
 from chunkq.runtime.answers import Answers
 from chunkq.runtime.asking import Order
 from chunkq.runtime.fetch import FileFetch
@@ -43,6 +48,8 @@ POOL_THREADS: Final = 4
 #: A spool is its owner's, or a group's whose new files stay the group's.
 PRIVATE_SPOOL_MODE: Final = 0o700
 SHARED_SPOOL_MODE: Final = 0o2770
+#: Bytes taken from a broker's socket and not yet by the runtime, which has a backlog of its own.
+WAITING_BYTES: Final = 4 * MIB
 #: A commit group and a window of chunks may be unacknowledged at once, and some more in between.
 REPLY_PREFETCH: Final = 4 * MAX_WINDOW_BYTES // DEFAULT_CHUNK_SIZE_BYTES
 
@@ -78,6 +85,7 @@ def make_transport(link: Link, site: str, clock: Clock) -> Transport:
         RabbitMQOptions(
             url=link.url,
             site=site,
+            waiting_bytes=WAITING_BYTES,
             max_message_bytes=link.max_message_bytes,
             tls_ca=_text(link.ca),
             tls_cert=_text(link.cert),

@@ -38,7 +38,7 @@ MAX_PENDING: Final = 4096
 MAX_OPENERS: Final = 4
 #: Bytes of chunks taken from the carrier and not yet written; above it no more are taken, so that a
 #: slow disk slows the carrier down instead of filling memory.
-MAX_BACKLOG_BYTES: Final = 8 * MIB
+MAX_BACKLOG_BYTES: Final = 6 * MIB
 #: How long a requester that ends waits for the carrier to take its last packets.
 LAST_WORDS_S: Final = 1.0
 #: Random bits below the millisecond in an epoch, so that two starts in one never meet.
