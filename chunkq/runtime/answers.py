@@ -91,7 +91,6 @@ class Answers:
         self._max_message_bytes = max_message_bytes
         self._largest_chunk_bytes = largest_chunk_bytes
         self._log = log
-        self.chunks_sent = 0
 
     async def act(self, peer: PeerRef, body: Request, replies: Replies) -> None:
         """Answer `body`; a `TransportError` ends it and is the caller's."""
@@ -192,7 +191,6 @@ class Answers:
                 )
                 for packet in packets:
                     await replies.send(packet)
-                    self.chunks_sent += 1
             for first, count in body.runs:
                 self._log(
                     "chunks_sent",

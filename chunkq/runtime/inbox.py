@@ -23,10 +23,6 @@ class Inbox:
         self._open: dict[int, Delivery] = {}
         self._done: set[int] = set()
 
-    @property
-    def unfinished(self) -> int:
-        return len(self._open)
-
     async def receive(self) -> list[Delivery]:
         """As `Consumer.receive`; each delivery must come back through `done`."""
         deliveries = await self._consumer.receive()

@@ -95,7 +95,6 @@ class TreeFetch:
         )
         self._directories: list[tuple[tuple[str, ...], Entry]] = []
         self.report = TreeReport()
-        self.walked = False
 
     async def run(self) -> TreeReport:
         """Fetch everything that can be had. Raises only what concerns all of it."""
@@ -123,7 +122,6 @@ class TreeFetch:
                 if not parts:
                     raise
                 self._fail(parts, error)
-        self.walked = True
         for _ in range(self._concurrency):
             await self._files.put(None)
 

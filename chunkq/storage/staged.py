@@ -29,7 +29,6 @@ class StagedFile:
         self.staging = staging
         self.destination = destination
         self.parts = tuple(parts)
-        self.part_missing = _part_missing(staging)
 
     @property
     def part(self) -> PartFile:
@@ -50,6 +49,17 @@ class StagedFile:
     def instance(self) -> str:
         """The reply mailbox that the transfer's first requests named."""
         return self.staging.instance or ""
+
+    @property
+    def part_missing(self) -> bool:
+        """Whether the part file is absent or shorter than the state says. Reads both slots."""
+        try:
+            state = self.state.load()
+        except StateInvalid:
+            return False
+        return state is not None and (
+            not self.part.exists or self.part.size_bytes < state.size_bytes
+        )
 
     def load_manifest(self) -> bytes | None:
         """What `save_manifest` kept, or None. To be verified by the caller."""
@@ -135,17 +145,6 @@ def open_staged(
     except BaseException:
         staging.close()
         raise
-
-
-def _part_missing(staging: Staging) -> bool:
-    """Whether the part file is absent or shorter than the state says."""
-    try:
-        state = staging.state.load()
-    except StateInvalid:
-        return False
-    return state is not None and (
-        not staging.part.exists or staging.part.size_bytes < state.size_bytes
-    )
 
 
 def _digest(directory_fd: int, name: str) -> bytes:
