@@ -19,8 +19,9 @@ DEFAULT_SETTLE_S = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the command line says. `size_mib` None: what the benchmark itself takes.
+    """What the command line says. `size_mib`, `count` None: what the benchmark itself takes.
 
+    `count` is of files, transfers, rounds of a simulation: whatever the benchmark has many of.
     `settle_s`: before each run everything dirty is written, and then it is quiet for so long. Else
     a run pays for the one before, and on a virtual machine whose free memory goes back to its
     host (after 2 s) writing a file costs ten times as much or not, as it happens.
@@ -28,20 +29,30 @@ class Settings:
 
     root: Path
     size_mib: int | None = None
+    count: int | None = None
     pairs: int = 5
     settle_s: float = DEFAULT_SETTLE_S
 
     def size_bytes(self, default_mib: int) -> int:
         return (self.size_mib or default_mib) * MIB
 
+    def counted(self, default: int) -> int:
+        return self.count or default
+
 
 @dataclass
 class Report:
-    """A table for people and the figures behind it."""
+    """A table for people and the figures behind it.
+
+    `about`: the machine and the versions that took part, the head of the table. `missing`: keys
+    that have no figure, with what to install to get one.
+    """
 
     title: str
     rows: list[tuple[str, str]] = field(default_factory=list)
     figures: dict[str, Any] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
 
     def row(self, name: str, text: str) -> None:
         self.rows.append((name, text))
@@ -51,10 +62,25 @@ class Report:
         self.figures[key] = round(value, 3)
         self.row(name, f"{value:.2f}{unit}" if abs(value) < 100 else f"{value:.0f}{unit}")
 
+    def absent(self, key: str, name: str, why: str) -> None:
+        """A figure that could not be had, say because a peer is not installed: null in the JSON."""
+        self.figures[key] = None
+        self.missing[key] = why
+        self.row(name, f"missing: {why}")
+
     def text(self) -> str:
         width = max(len(name) for name, _ in self.rows)
         lines = [f"{name:<{width}}  {text}" for name, text in self.rows]
-        return "\n".join([self.title, *(f"  {line}" for line in lines)])
+        about = [f"[{name}: {text}]" for name, text in self.about.items()]
+        return "\n".join([self.title, *(f"  {line}" for line in [*about, *lines])])
+
+    def json(self) -> dict[str, Any]:
+        """The figures, and beside them `about` and, if anything is, `missing`."""
+        return {
+            **self.figures,
+            "about": self.about,
+            **({"missing": self.missing} if self.missing else {}),
+        }
 
 
 Seconds = dict[str, list[float]]

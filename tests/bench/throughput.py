@@ -68,9 +68,11 @@ def run(settings: Settings) -> Report:
                 settings,
             )
             peaks = getting.peaks
+            version = broker.version()
     finally:
         broker.stop()
     report = Report(f"throughput: {size >> 20} MiB over RabbitMQ, {settings.pairs} rounds")
+    report.about["RabbitMQ"] = version
     ours, known, theirs = "chunkq", "chunkq, hashed before", "stock pika"
     report.figure(
         "mb_per_s", "chunkq get, file new to the origin", rate(size, seconds[ours]), " MB/s"

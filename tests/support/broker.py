@@ -170,6 +170,10 @@ class Broker:
         name = urllib.parse.quote(vhost, safe="")
         return f"amqps://{login}{host}:{self.ports.tls}/{name}"
 
+    def version(self) -> str:
+        """RabbitMQ's own, as `3.10.8`."""
+        return self.eval("rabbit_misc:version().").strip('"')
+
     def add_vhost(self, name: str | None = None) -> str:
         """A fresh virtual host that `guest` may use; returns its name."""
         vhost = name or f"v{next(self._names)}-{secrets.token_hex(3)}"
