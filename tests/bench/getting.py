@@ -1,8 +1,15 @@
-"""Our side of a comparison: `chunkq serve` runs, `chunkq get` is measured from start to exit."""
+"""Our side of a comparison: `chunkq serve` runs, and a file is got in one of two ways.
+
+`chunkq get`, from the start of its process to its exit; or by a requester that runs already, from
+the call to the published file.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,12 +21,16 @@ from tests.e2e.processes import Pair, Process, random_file, same, wait_until
 
 @dataclass
 class Getting:
-    """One file offered, got as often as asked. `peaks` are the largest resident sizes in MiB."""
+    """One file offered, got as often as asked. `peaks` are the largest resident sizes in MiB.
+
+    `running` is the requester that runs already.
+    """
 
     pair: Pair
     worker: Process
     source: Path
     target: Path
+    running: Process
     requester_mib: float = 0.0
 
     @classmethod
@@ -33,7 +44,11 @@ class Getting:
             worker = pair.bob.start("serve", CHUNKQ_LOG_FORMAT="json")
             wait_until(lambda: any(event.get("event") == "serving" for event in worker.events))
             worker.watch_memory()
-            yield cls(pair, worker, source, pair.inbox / "file")
+            running = _running(pair)
+            try:
+                yield cls(pair, worker, source, pair.inbox / "file", running)
+            finally:
+                running.kill()
         finally:
             pair.end()
 
@@ -42,20 +57,66 @@ class Getting:
         os.utime(self.source)
         return self.known()
 
+    def running_unknown(self) -> float:
+        """The same from a requester that runs, its link open."""
+        os.utime(self.source)
+        return self.running_known()
+
+    def running_known(self) -> float:
+        """As `known`, from a requester that runs."""
+        taken = self.fetch()["seconds"]
+        self._check()
+        return taken
+
+    def fetch(self) -> dict[str, float]:
+        """Let the requester that runs fetch it; what that took, in `seconds` and `cpu_s`."""
+        stdin, stdout = self.running.popen.stdin, self.running.popen.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(f"bob:files/file\t{self.target}\n".encode())
+        stdin.flush()
+        line = stdout.readline()
+        assert line, self.running.log.read_text()
+        taken: dict[str, float] = json.loads(line)
+        return taken
+
     def known(self) -> float:
         """Get it; the origin has its manifest if it was got before."""
         taken = timed(self._get)
-        assert same(self.source, self.target), "what arrived is not what was sent"
-        assert self.worker.popen.poll() is None, self.worker.log.read_text()
-        self.target.unlink()
+        self._check()
         return taken
 
     @property
     def peaks(self) -> dict[str, float]:
-        return {"requester": self.requester_mib, "origin": self.worker.peak_mib}
+        requester = max(self.requester_mib, self.running.peak_mib)
+        return {"requester": requester, "origin": self.worker.peak_mib}
+
+    def _check(self) -> None:
+        assert same(self.source, self.target), "what arrived is not what was sent"
+        assert self.worker.popen.poll() is None, self.worker.log.read_text()
+        self.target.unlink()
 
     def _get(self) -> None:
         process = self.pair.alice.start("--quiet", "get", "bob:files/file", str(self.target))
         process.watch_memory()
         assert process.wait() == 0, process.log.read_text()
         self.requester_mib = max(self.requester_mib, process.peak_mib)
+
+
+def _running(pair: Pair) -> Process:
+    site = pair.alice
+    log = site.root / "requester.log"
+    program = [sys.executable, "-m", "tests.bench.requester"]
+    with log.open("wb") as stderr:
+        popen = subprocess.Popen(
+            [*program, str(site.root / "config"), str(site.state), "bob"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
+    process = Process(popen, log)
+    site.processes.append(process)
+    assert popen.stdout is not None
+    assert popen.stdout.readline() == b"ready\n", log.read_text()
+    process.watch_memory()
+    return process

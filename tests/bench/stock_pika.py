@@ -2,7 +2,8 @@
 
     python -m tests.bench.stock_pika consume|publish URL QUEUE COUNT BODY_BYTES
 
-The consumer prints `ready` once it consumes, and ends after COUNT bodies. No digest, no seal, no
+The consumer prints `ready` once it consumes, and ends after COUNT bodies; the publisher prints it
+once its channel is open, and begins when it reads a line. No digest, no seal, no
 file: random bytes from memory on one side, counted and dropped on the other. The publisher bounds
 what is unconfirmed, as ours does: pika's own write buffer has no bound.
 """
@@ -51,7 +52,11 @@ class Publisher:
         self._room = max(1, UNCONFIRMED_BYTES // len(body))
         self._sent = self._confirmed = 0
         self._properties = pika.BasicProperties(delivery_mode=1)
-        channel.confirm_delivery(self._on_confirm)
+        channel.confirm_delivery(self._on_confirm, callback=self._begin)
+
+    def _begin(self, frame: object) -> None:
+        _say_ready(frame)
+        sys.stdin.readline()
         self._fill()
 
     def _on_confirm(self, value: Any) -> None:

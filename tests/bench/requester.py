@@ -1,0 +1,46 @@
+"""A requester that runs already: fetches what its standard input says, and tells what it took.
+
+    python -m tests.bench.requester CONFIG_DIR STATE_DIR PEER
+
+Prints `ready` once its link is open. Then, for each line `SOURCE<tab>DESTINATION`, a line of JSON:
+`seconds` from `Site.fetch` until the file is published and durable, and this process's `cpu_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+from chunkq.api import Site
+from chunkq.settings import load
+
+
+def cpu_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def quiet(_event: str, /, **_fields: object) -> None:
+    """Standard output is for the results."""
+
+
+async def serve(config: str, state: str, peer: str) -> None:
+    settings = load(config_dir=Path(config), state_dir=Path(state)).settings
+    async with Site.open(settings, log=quiet) as site:
+        async for _ in site.list(f"{peer}:files/"):
+            pass
+        print("ready", flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            source, destination = line.rstrip("\n").split("\t")
+            began, cpu = time.monotonic(), cpu_s()
+            await site.fetch(source, destination)
+            taken = {"seconds": time.monotonic() - began, "cpu_s": cpu_s() - cpu}
+            print(json.dumps(taken), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(*sys.argv[1:]))
