@@ -17,6 +17,10 @@ MB = 1_000_000
 DEFAULT_SETTLE_S = 3.0
 
 
+class PeerMissing(Exception):
+    """What a comparison needs is not installed; the message says so, and how to install it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the command line says. `size_mib`, `count` None: what the benchmark itself takes.

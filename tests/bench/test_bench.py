@@ -14,7 +14,7 @@ from tests.bench.measure import Report, Settings, alternate, ratio
 
 #: What each must tell, and arguments that make it short. `profile` needs perf: not run here.
 KEYS = {
-    "throughput": {"mb_per_s", "ratio_stock_pika"},
+    "throughput": {"mb_per_s", "ratio_stock_pika", "ratio_librabbitmq"},
     "peers": {"ratio_nats", "ratio_nncp", "ratio_libtorrent", "ratio_rsync"},
     "spool": {"ratio_bare", "ratio_cp"},
     "smallfiles": {"ratio_rsync_fsync", "ratio_rsync"},
