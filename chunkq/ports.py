@@ -220,7 +220,12 @@ class PartFile(Protocol):
         """Write the buffers one behind the other at `offset`. Raises `DiskFull`, `StorageError`."""
         ...
 
-    def read(self, offset: int, length: int) -> bytes: ...
+    def read_into(self, offset: int, data: memoryview) -> int:
+        """Fill `data` from `offset`; how much, less only at the end of the file.
+
+        Page-aligned memory lets this and `write` pass by the page cache. Raises `StorageError`.
+        """
+        ...
 
     def hole_end(self, offset: int) -> int:
         """Where the hole at `offset` ends (the file's size at the last), or `offset` if none."""

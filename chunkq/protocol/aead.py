@@ -55,6 +55,23 @@ def seal(suite: Suite, key: bytes, seq: int, header: bytes, body: Buffer) -> byt
 def unseal(suite: Suite, key: bytes, seq: int, header: Buffer, sealed: Buffer) -> bytes:
     """The body. Raises `BadSeal`, and then no byte of it is seen."""
     body, start = _fresh(max(0, len(sealed) - SEAL_SIZE_BYTES))
+    _unseal(start, suite=suite, key=key, seq=seq, header=header, sealed=sealed)
+    return body
+
+
+def unseal_into(
+    room: memoryview, *, suite: Suite, key: bytes, seq: int, header: Buffer, sealed: Buffer
+) -> None:
+    """The body into `room`, which is exactly as long. Raises `BadSeal`: look at none of it then."""
+    if room.nbytes != len(sealed) - SEAL_SIZE_BYTES:
+        raise BadSeal(f"a sealed body of {len(sealed)} bytes is not one of {room.nbytes}")
+    start = ffi.from_buffer("unsigned char[]", room, require_writable=True)
+    _unseal(start, suite=suite, key=key, seq=seq, header=header, sealed=sealed)
+
+
+def _unseal(
+    start: Any, *, suite: Suite, key: bytes, seq: int, header: Buffer, sealed: Buffer
+) -> None:
     failed = _DECRYPT[suite](
         start,
         ffi.NULL,
@@ -68,7 +85,6 @@ def unseal(suite: Suite, key: bytes, seq: int, header: Buffer, sealed: Buffer) -
     )
     if failed:
         raise BadSeal(f"a body of {len(sealed)} bytes does not open under the derived key")
-    return body
 
 
 def _fresh(size: int) -> tuple[bytes, Any]:

@@ -160,6 +160,11 @@ class RawReply:
     header_bytes: memoryview
     sealed_body: memoryview
 
+    @property
+    def body_size(self) -> int:
+        """What the body has without its seal, in bytes."""
+        return len(self.sealed_body) - SEAL_SIZE_BYTES
+
 
 def parse_request(raw: Buffer) -> RawRequest:
     """Cut a request into its parts; nothing in it is to be believed yet. Raises `Malformed`."""

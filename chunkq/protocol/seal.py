@@ -201,10 +201,25 @@ class ReplyOpener:
 
     def open(self, raw: RawReply) -> bytes:
         """The reply's body. Raises `BadSeal`."""
-        if not self.fits(raw.header):
-            raise BadSeal("the reply belongs to another request or another worker's key")
+        self._check(raw)
         seq = raw.header.seq
         return aead.unseal(self._suite, self._key, seq, raw.header_bytes, raw.sealed_body)
+
+    def open_into(self, raw: RawReply, room: memoryview) -> None:
+        """The reply's body into `room`, which is as long (`raw.body_size`). Raises `BadSeal`."""
+        self._check(raw)
+        aead.unseal_into(
+            room,
+            suite=self._suite,
+            key=self._key,
+            seq=raw.header.seq,
+            header=raw.header_bytes,
+            sealed=raw.sealed_body,
+        )
+
+    def _check(self, raw: RawReply) -> None:
+        if not self.fits(raw.header):
+            raise BadSeal("the reply belongs to another request or another worker's key")
 
 
 # ---------------------------------------------------------------- keys

@@ -1,4 +1,4 @@
-"""Chunks into the part file: open the seal, compare with the leaf, write in batches.
+"""Chunks into the part file: open the seal, compare with the leaf, write neighbours in one call.
 
 All of it is work that releases the interpreter, done on one thread at a time per part file;
 jobs are done in the order given, so that a recheck sees what was written before it.
@@ -17,14 +17,16 @@ from chunkq.errors import BadSeal, DiskFull
 from chunkq.ports import Delivery, PartFile
 from chunkq.protocol.digest import digest
 from chunkq.protocol.geometry import Geometry
-from chunkq.protocol.limits import DIGEST_SIZE_BYTES, MIB
+from chunkq.protocol.limits import DIGEST_SIZE_BYTES
 from chunkq.protocol.packet import RawReply
 from chunkq.protocol.transfer_events import Punch, Recheck
+from chunkq.runtime.pages import BUFFER_BYTES, Pages
 from chunkq.runtime.peer import Asked
 
 #: A batch of so many bytes goes to the thread at once: long enough to hide the hop, short enough
-#: that memory and the wait for the next commit stay small.
-BATCH_BYTES: Final = 4 * MIB
+#: that memory and the wait for the next commit stay small. It fits into one buffer: chunk sizes are
+#: powers of two, none larger than this.
+BATCH_BYTES: Final = BUFFER_BYTES
 
 
 class Outcome(Enum):
@@ -75,12 +77,15 @@ class Assembler:
         part: PartFile,
         geometry: Geometry,
         pool: Executor,
+        pages: Pages,
+        *,
         on_done: Callable[[list[Job]], None],
         on_broken: Callable[[Exception], None],
     ) -> None:
         self._part = part
         self._geometry = geometry
         self._pool = pool
+        self._pages = pages
         self._on_done = on_done
         self._on_broken = on_broken
         self._jobs: list[Job] = []
@@ -133,61 +138,75 @@ class Assembler:
     # ------------------------------------------------------------ on the thread
 
     def _process(self, batch: list[Job]) -> None:
-        bodies: list[tuple[ChunkJob, bytes]] = []
-        for job in batch:
-            if isinstance(job, PunchJob):
-                self._punch(job)
-            elif isinstance(job, RecheckJob):
-                self._write(bodies)
-                bodies = []
-                self._recheck(job)
-            else:
-                body = self._open(job)
-                if body is not None:
-                    bodies.append((job, body))
-        self._write(bodies)
+        chunks: list[ChunkJob] = []
+        with self._pages.borrowed() as buffer:
+            for job in batch:
+                if isinstance(job, ChunkJob):
+                    chunks.append(job)
+                elif isinstance(job, PunchJob):
+                    self._punch(job)
+                else:
+                    self._store(chunks, buffer)
+                    chunks = []
+                    self._recheck(job, buffer)
+            self._store(chunks, buffer)
 
     def _punch(self, job: PunchJob) -> None:
         for first, count in job.punch.runs:
             end = min(self._geometry.offset(first + count), self._geometry.size_bytes)
             self._part.discard(self._geometry.offset(first), end - self._geometry.offset(first))
 
-    def _open(self, job: ChunkJob) -> bytes | None:
+    def _store(self, jobs: list[ChunkJob], buffer: memoryview) -> None:
+        """Open them side by side in the buffer, and write neighbours in one call."""
+        run: list[ChunkJob] = []
+        start = end = 0
+        for job in sorted(jobs, key=_index):
+            length = self._geometry.length(job.index)
+            if not self._open(job, buffer[end : end + length]):
+                continue
+            if run and job.index != run[-1].index + 1:
+                self._write(run, buffer[start:end])
+                run, start = [], end
+            run.append(job)
+            end += length
+        self._write(run, buffer[start:end])
+
+    def _open(self, job: ChunkJob, room: memoryview) -> bool:
+        """Whether the chunk is in `room` and may be written; else its outcome says why not."""
         try:
-            body = job.asked.open(job.raw)
+            if job.raw.body_size == room.nbytes:
+                job.asked.open_into(job.raw, room)
+                if job.leaf is None:
+                    job.outcome = Outcome.ADOPTED
+                elif digest(room) != job.leaf:
+                    job.outcome = Outcome.BAD
+            else:
+                job.asked.open(job.raw)
+                job.outcome = Outcome.BAD
         except BadSeal:
             job.outcome = Outcome.UNSEALED
-            return None
-        if len(body) != self._geometry.length(job.index):
-            job.outcome = Outcome.BAD
-        elif job.leaf is None:
-            job.outcome = Outcome.ADOPTED
-        elif digest(body) != job.leaf:
-            job.outcome = Outcome.BAD
-        return None if job.outcome is Outcome.BAD else body
+        return job.outcome in (Outcome.STORED, Outcome.ADOPTED)
 
-    def _write(self, bodies: list[tuple[ChunkJob, bytes]]) -> None:
-        """Write, neighbours in one call."""
-        bodies.sort(key=lambda pair: pair[0].index)
-        at = 0
-        while at < len(bodies):
-            end = at + 1
-            while end < len(bodies) and bodies[end][0].index == bodies[end - 1][0].index + 1:
-                end += 1
-            run = bodies[at:end]
-            try:
-                self._part.write(self._geometry.offset(run[0][0].index), [body for _, body in run])
-            except DiskFull:
-                for job, _ in run:
-                    job.outcome = Outcome.NO_ROOM
-            at = end
+    def _write(self, run: list[ChunkJob], data: memoryview) -> None:
+        if not run:
+            return
+        try:
+            self._part.write(self._geometry.offset(run[0].index), [data])
+        except DiskFull:
+            for job in run:
+                job.outcome = Outcome.NO_ROOM
 
-    def _recheck(self, job: RecheckJob) -> None:
+    def _recheck(self, job: RecheckJob, buffer: memoryview) -> None:
         good: list[int] = []
         bad: list[int] = []
         for index in job.recheck.indices:
             at = (index - job.recheck.first) * DIGEST_SIZE_BYTES
-            data = self._part.read(self._geometry.offset(index), self._geometry.length(index))
+            room = buffer[: self._geometry.length(index)]
+            data = room[: self._part.read_into(self._geometry.offset(index), room)]
             same = digest(data) == job.recheck.leaves[at : at + DIGEST_SIZE_BYTES]
             (good if same else bad).append(index)
         job.good, job.bad = tuple(good), tuple(bad)
+
+
+def _index(job: ChunkJob) -> int:
+    return job.index

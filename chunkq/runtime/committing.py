@@ -40,17 +40,18 @@ class Committer:
         self._done = done
         self._log = log
         self._generation = 0
-        self._durable = Bitmap(0)
+        #: As of the newest slot on disk.
+        self.durable = Bitmap(0)
         self._written: list[Delivery] = []
 
     def begin(self, generation: int, durable: Bitmap) -> None:
         """What is on disk: the newest slot, or nothing of a new version."""
         self._generation = generation
-        self._durable = durable
+        self.durable = durable
 
     def restart(self, chunk_count: int) -> None:
         """Another version begins; generations go on."""
-        self._durable = Bitmap(chunk_count)
+        self.durable = Bitmap(chunk_count)
 
     def keep(self, delivery: Delivery) -> None:
         """Its chunk is in the part file; it is acknowledged by the next commit."""
@@ -82,9 +83,9 @@ class Committer:
         except SyncFailed as error:
             self._log("sync_failed", level="error", detail=error.message)
             self._done(*written)
-            return ev.SyncLost(self._durable)
+            return ev.SyncLost(self.durable)
         self._generation += 1
-        self._durable = snapshot
+        self.durable = snapshot
         self._done(*written)
         return ev.Committed(phase)
 

@@ -30,7 +30,7 @@ from chunkq.runtime.committing import Committer
 from chunkq.runtime.landing import Landing
 from chunkq.runtime.peer import Asked, PeerLink
 from chunkq.runtime.progress import FetchProgress, FetchResult
-from chunkq.runtime.readback import content_digest
+from chunkq.runtime.readback import ReadBack
 from chunkq.runtime.resuming import look, make_room, read_manifest
 from chunkq.runtime.tally import Tally
 from chunkq.runtime.tasks import Tasks
@@ -68,6 +68,7 @@ class FileFetch:
         self._timer: asyncio.TimerHandle | None = None
         self._transfer: Transfer | None = None
         self._landing: Landing | None = None
+        self._reader: ReadBack | None = None
         self._manifest: ManifestReply | None = None
         self._offered: dict[tuple[bytes, bytes], ManifestReply] = {}
         self._tally = Tally(order.path, peer.ref.alias)
@@ -128,7 +129,7 @@ class FileFetch:
         if found.doubt_all:
             self._log("transfer_recovering", path=self._order.path, peer=self._peer.ref.alias)
         if resumed is not None:
-            self._use_head(resumed.head)
+            self._use_head(resumed.head).follow(resumed.bitmap)
             self._tally.resumed_chunks = self._transfer.bitmap.present
             if self._on_resume is not None:
                 self._on_resume(self._tally.resumed_chunks, self._transfer.bitmap.count)
@@ -157,6 +158,8 @@ class FileFetch:
             self._space_poll.cancel()
         if self._landing is not None:
             await self._landing.drained()
+        if self._reader is not None:
+            await self._reader.stop()
         self._stopping = True
         await self._steps.drain()
         transfer = self._transfer
@@ -303,7 +306,7 @@ class FileFetch:
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
         return await self._loop.run_in_executor(self._pool, work)
 
-    def _use_head(self, head: Head) -> None:
+    def _use_head(self, head: Head) -> ReadBack:
         assert self._transfer is not None
         self._peer.window.max_chunks = MAX_WINDOW_BYTES // head.geometry.chunk_size_bytes
         self._landing = Landing(
@@ -318,11 +321,21 @@ class FileFetch:
             broken=self._on_crash,
             log=self._log,
         )
+        self._reader = ReadBack(
+            self._staging.part,
+            head.geometry,
+            self._pool,
+            self._peer.requester.pages,
+            self._on_read_back,
+        )
+        return self._reader
 
     async def _prepare(self, head: Head) -> None:
         """Keep the manifest, make room; an equal file at the final path ends it well."""
         if self._landing is not None:
             await self._landing.drained()
+        if self._reader is not None:
+            await self._reader.stop()
         self._manifest = self._offered.get((head.root, head.content_digest), self._manifest)
         self._offered.clear()
         existing = await self._in_thread(self._staging.destination_digest)
@@ -354,25 +367,24 @@ class FileFetch:
     async def _commit(self, phase: Phase) -> None:
         assert self._transfer is not None
         event = await self._committer.commit(self._transfer, phase)
+        assert self._reader is not None
         if isinstance(event, ev.Committed):
             self._space_poll_s = SPACE_POLL_S
+            self._reader.follow(self._committer.durable)
+        elif isinstance(event, ev.SyncLost):
+            self._reader.restart()
         self._feed(event)
 
     async def _read_back(self) -> None:
         assert self._transfer is not None
+        assert self._reader is not None
         head = self._transfer.head
         assert head is not None
-        found = await self._in_thread(
-            lambda: content_digest(
-                self._staging.part,
-                head.geometry.size_bytes,
-                self._on_read_back,
-                lambda: self._closing,
-            )
-        )
-        if found != head.content_digest:
+        matches = await self._reader.digest() == head.content_digest
+        if not matches:
             self._log("read_back_mismatch", level="error", path=self._order.path)
-        self._feed(ev.ReadBackDone(found == head.content_digest))
+            self._reader.restart()
+        self._feed(ev.ReadBackDone(matches))
 
     def _on_read_back(self, done_bytes: int) -> None:
         self._tally.read_back_bytes = done_bytes

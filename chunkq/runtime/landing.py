@@ -43,7 +43,9 @@ class Landing:
         self._done = requester.done
         self._log = log
         self._writing: set[int] = set()
-        self._assembler = Assembler(part, geometry, pool, self._on_jobs, broken)
+        self._assembler = Assembler(
+            part, geometry, pool, requester.pages, on_done=self._on_jobs, on_broken=broken
+        )
 
     def take(self, asked: Asked, raw: RawReply, delivery: Delivery) -> None:
         """One reply with a chunk; what nobody wants is let go of."""

@@ -30,6 +30,7 @@ from chunkq.protocol.packet import (
 from chunkq.protocol.seal import ReplyOpener, has_aes, seal_request
 from chunkq.protocol.window import Window
 from chunkq.runtime.inbox import Inbox
+from chunkq.runtime.pages import Pages
 from chunkq.runtime.tasks import Tasks
 
 #: Requests whose replies are still known by name; later ones of older requests are dropped.
@@ -61,6 +62,10 @@ class Asked:
     def open(self, raw: RawReply) -> bytes:
         """The body of a reply. Raises `BadSeal`. May be called from any one thread at a time."""
         return self._opener(raw.header).open(raw)
+
+    def open_into(self, raw: RawReply, room: memoryview) -> None:
+        """As `open`, into `room`, which is as long as the body (`raw.body_size`)."""
+        self._opener(raw.header).open_into(raw, room)
 
     def _opener(self, header: ReplyHeader) -> ReplyOpener:
         opener = self.openers.get(header.ephemeral)
@@ -104,6 +109,7 @@ class Requester:
         self.entropy = entropy
         self.log = log
         self.mailbox = Mailbox("rep", site, instance)
+        self.pages = Pages()
         self.adopters: list[Callable[[RawReply], Asked | None]] = []
         self._inbox: Inbox | None = None
         self._pending: OrderedDict[RequestId, Asked | None] = OrderedDict()

@@ -39,6 +39,17 @@ def read_full(fd: int, offset: int, length: int) -> bytes:
     return b"".join(parts)
 
 
+def read_into(fd: int, offset: int, data: memoryview) -> int:
+    """Fill `data`; how much, less only at the end of the file. Raises `OSError`."""
+    done = 0
+    while done < data.nbytes:
+        got = os.preadv(fd, [data[done:]], offset + done)
+        if not got:
+            break
+        done += got
+    return done
+
+
 def write_full(fd: int, offset: int, buffers: Sequence[Buffer]) -> None:
     """Write all buffers one behind the other at `offset`, however short each call turns out.
 

@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 does not offer: `renameat2` and `fallocate` with its modes.
+"""System calls that Python 3.11 does not offer: `renameat2`, `fallocate` with its modes, `fstatfs`.
 
 They go through the C library. One that is missing there, or in the kernel, or that the file system
 does not know, is told by `Unsupported`, and callers have a way without it.
@@ -19,6 +19,9 @@ _FALLOC_PUNCH_HOLE: Final = 2
 #: What kernels and file systems answer for a call or a flag that they do not have. FAT says EPERM
 #: to links, FUSE says ENOSYS, older network file systems EINVAL.
 UNSUPPORTED: Final = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL})
+#: `struct statfs` has 120 bytes or fewer; the type comes first, in a word of the machine.
+_STATFS_BYTES: Final = 512
+_MAGIC_MASK: Final = 0xFFFFFFFF
 
 
 class Unsupported(Exception):
@@ -74,3 +77,14 @@ def _fallocate() -> Callable[..., int] | None:
     return _function("fallocate64", int_, int_, offset, offset) or _function(
         "fallocate", int_, int_, offset, offset
     )
+
+
+def file_system_type(fd: int) -> int:
+    """The magic number of the file system that an open file is on (statfs(2)); 0 if unknown."""
+    function = _function("fstatfs", ctypes.c_int, ctypes.c_void_p)
+    buffer = ctypes.create_string_buffer(_STATFS_BYTES)
+    try:
+        _call(function, fd, buffer)
+    except (Unsupported, OSError):
+        return 0
+    return ctypes.c_ulong.from_buffer(buffer).value & _MAGIC_MASK

@@ -13,6 +13,7 @@ from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.geometry import Geometry, to_ranges
 from chunkq.protocol.limits import MIB
 from chunkq.storage import descriptors, linux
+from chunkq.storage.direct import DirectFile
 from chunkq.storage.kinds import is_regular
 from chunkq.storage.mapping import storage_errors, translate
 
@@ -23,6 +24,9 @@ BLOCK_SIZE_BYTES: Final = 512
 MAX_RESERVED_RUNS: Final = 1024
 #: Zeros are written in pieces of this size where holes cannot be punched.
 _ZEROS: Final = bytes(MIB)
+#: From this size on a file is written past the page cache: below it a second descriptor and the
+#: wait for each write cost more than the cache does.
+DIRECT_LEAST_BYTES: Final = 4 * MIB
 Run = tuple[int, int]
 _OPEN_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK
 _MODE: Final = 0o600
@@ -38,6 +42,7 @@ class PartFile:
         self._name = name
         self._size_bytes = 0
         self._fd: int | None = None
+        self._direct: DirectFile | None = None
         self._open(create=False)
 
     # ------------------------------------------------------------ what is there
@@ -90,7 +95,7 @@ class PartFile:
         self._check_room(fd, geometry.size_bytes - hole_bytes - self.allocated_bytes)
         if self.size_bytes < geometry.size_bytes:
             self.truncate(geometry.size_bytes)
-        self._size_bytes = geometry.size_bytes
+        self._sized(geometry.size_bytes)
         data_runs.sort(key=lambda run: run[0] - run[1])
         try:
             for start, stop in data_runs[:MAX_RESERVED_RUNS]:
@@ -105,7 +110,7 @@ class PartFile:
         self._open(create=True)
         if self.size_bytes != geometry.size_bytes:
             self.truncate(geometry.size_bytes)
-        self._size_bytes = geometry.size_bytes
+        self._sized(geometry.size_bytes)
 
     def _check_room(self, fd: int, needed_bytes: int) -> None:
         with storage_errors("fstatvfs", self.path):
@@ -136,7 +141,7 @@ class PartFile:
         """Cut or lengthen it to `size_bytes`; what is new reads as zeros."""
         with storage_errors("ftruncate", self.path, destination=True):
             os.ftruncate(self._descriptor(), size_bytes)
-        self._size_bytes = size_bytes
+        self._sized(size_bytes)
 
     def reset(self) -> None:
         """Throw all content away."""
@@ -148,20 +153,37 @@ class PartFile:
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         """Write the buffers one behind the other. Raises `DiskFull`, `StorageError`.
 
-        After an error any part of them may have been written.
+        Whole pages of a large file at a multiple of 4 KiB, from writable memory at one, go past the
+        page cache where the file system is good at it. After an error any part of the buffers may
+        have been written.
         """
-        length = sum(memoryview(each).nbytes for each in buffers)
+        views = [memoryview(each).cast("B") for each in buffers]
+        length = sum(view.nbytes for view in views)
         if offset < 0 or offset + length > self._size_bytes:
             raise StorageError(
                 f"write {self.path}: {offset}+{length} is outside its {self._size_bytes} bytes"
             )
         with storage_errors("write", self.path, destination=True):
-            descriptors.write_full(self._descriptor(), offset, buffers)
+            while views and self._direct and (done := self._direct.write(offset, views[0])):
+                offset += done
+                views[:1] = [views[0][done:]] if done < views[0].nbytes else []
+            descriptors.write_full(self._descriptor(), offset, views)
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`, fewer only at the end of the file. Raises `StorageError`."""
         with storage_errors("read", self.path):
             return descriptors.read_full(self._descriptor(), offset, length)
+
+    def read_into(self, offset: int, data: memoryview) -> int:
+        """Fill `data` from `offset`; how much, less only at the end of the file.
+
+        Under the conditions of `write` it comes past the page cache: what the disk has.
+        Raises `StorageError`.
+        """
+        fd = self._descriptor()
+        with storage_errors("read", self.path):
+            done = self._direct.read_into(offset, data) if self._direct else 0
+            return done + descriptors.read_into(fd, offset + done, data[done:])
 
     def sync(self) -> None:
         """fdatasync. After `SyncFailed` all that was written since the last good one is doubtful.
@@ -185,6 +207,9 @@ class PartFile:
 
     def close(self) -> None:
         fd, self._fd = self._fd, None
+        direct, self._direct = self._direct, None
+        if direct is not None:
+            direct.close()
         if fd is not None:
             os.close(fd)
 
@@ -208,7 +233,13 @@ class PartFile:
             raise DestinationUnusable(
                 f"{self.path} is not a regular file", hint="remove what is there"
             )
-        self._fd, self._size_bytes = fd, os.fstat(fd).st_size
+        self._fd = fd
+        self._sized(os.fstat(fd).st_size)
+
+    def _sized(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+        if self._direct is None and size_bytes >= DIRECT_LEAST_BYTES:
+            self._direct = DirectFile.open(self._directory_fd, self._name, self._descriptor())
 
     def _stat(self) -> os.stat_result:
         with storage_errors("fstat", self.path):
