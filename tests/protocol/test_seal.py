@@ -264,6 +264,33 @@ def test_reply_round_trip(suite: Suite, size: int) -> None:
     assert 76 + size + 16 == len(packets[0])
 
 
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("size", SIZES)
+def test_a_reply_is_opened_into_given_memory(suite: Suite, size: int) -> None:
+    """Into exactly its place: nothing before or behind it changes; of another size it is refused,
+    and so is a spoilt one."""
+    body = random.Random(size).randbytes(size)
+    packet = sealer_for(make_request(suite=suite)).seal(ReplyKind.CHUNK, body)
+    raw, spoilt = parse_reply(packet), parse_reply(packet[:-1] + bytes((packet[-1] ^ 1,)))
+    opener = ReplyOpener(
+        header=raw.header,
+        sender=ALICE.site_id,
+        recipient=BOB_CARD,
+        ephemeral_secret=REQUESTER_EPHEMERAL,
+    )
+    room = bytearray(b"<" + bytes(size) + b">")
+
+    assert size == raw.body_size
+    opener.open_into(raw, memoryview(room)[1 : 1 + size])
+
+    assert b"<" + body + b">" == room
+    for length in (size + 1, size + 2):
+        with pytest.raises(BadSeal):
+            opener.open_into(raw, memoryview(room)[:length])
+    with pytest.raises(BadSeal):
+        opener.open_into(spoilt, memoryview(room)[1 : 1 + size])
+
+
 def test_small_bodies_do_not_share_their_bytes() -> None:
     """Bodies are written into new objects: opening one changes no other, nor a shared constant."""
     sealer = sealer_for(make_request())
