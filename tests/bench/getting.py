@@ -48,7 +48,7 @@ class Getting:
             try:
                 yield cls(pair, worker, source, pair.inbox / "file", running)
             finally:
-                running.kill()
+                running.popen.communicate(timeout=60)  # its input ends, and so does it
         finally:
             pair.end()
 
