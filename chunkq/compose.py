@@ -42,6 +42,7 @@ from chunkq.storage.statefile import StateHeader
 from chunkq.storage.transferid import transfer_id
 from chunkq.telemetry.logs import write as write_log
 from chunkq.telemetry.malloc import keep_buffers
+from chunkq.transport.limited import ByteRate, LimitedTransport
 
 #: Threads of a process: hashing, sealing, writing. Two cores are fed by twice as many.
 POOL_THREADS: Final = 4
@@ -68,7 +69,19 @@ class SystemClock:
 
 
 def make_transport(link: Link, site: str, clock: Clock) -> Transport:
-    """The transport of a link, not yet open. `site`: what this site is called on it."""
+    """The transport of a link at its rate, not yet open. `site`: what this site is called on it."""
+    carrier = _make_carrier(link, site, clock)
+    if link.slowest_rate_bytes_per_s is None:
+        return carrier
+    return LimitedTransport(
+        carrier,
+        clock,
+        send=ByteRate.of(link.send_rate_bytes_per_s, link.burst_bytes),
+        receive=ByteRate.of(link.receive_rate_bytes_per_s, link.burst_bytes),
+    )
+
+
+def _make_carrier(link: Link, site: str, clock: Clock) -> Transport:
     if link.transport == "spool":
         from chunkq.transport.spool import SpoolOptions, SpoolTransport
 
@@ -79,7 +92,7 @@ def make_transport(link: Link, site: str, clock: Clock) -> Transport:
             dir_mode=SHARED_SPOOL_MODE if link.shared_group else PRIVATE_SPOOL_MODE,
         )
         return SpoolTransport(options, clock)
-    from chunkq.transport.rabbitmq import RabbitMQOptions, RabbitMQTransport
+    from chunkq.transport.rabbitmq import RabbitMQOptions, RabbitMQTransport, frame_max_for
 
     return RabbitMQTransport(
         RabbitMQOptions(
@@ -87,6 +100,7 @@ def make_transport(link: Link, site: str, clock: Clock) -> Transport:
             site=site,
             waiting_bytes=WAITING_BYTES,
             max_message_bytes=link.max_message_bytes,
+            frame_max=frame_max_for(link.slowest_rate_bytes_per_s),
             tls_ca=_text(link.ca),
             tls_cert=_text(link.cert),
             tls_key=_text(link.key),

@@ -15,6 +15,7 @@ from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.identity import SiteCard
 from chunkq.protocol.messages import Entry
 from chunkq.protocol.packet import RequestId
+from chunkq.protocol.priority import Priority
 
 Buffer = bytes | bytearray | memoryview
 
@@ -108,12 +109,20 @@ class Transport(Protocol):
         """
         ...
 
-    async def publish(self, to: Mailbox, body: Buffer, *, lifetime_s: float | None = None) -> None:
+    async def publish(
+        self,
+        to: Mailbox,
+        body: Buffer,
+        *,
+        lifetime_s: float | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
         """Hand a packet to the carrier; returns once the carrier has taken responsibility.
 
         Any number may wait at once; how many bytes are on the way is bounded inside, later
-        callers wait their turn. After `lifetime_s` the carrier may drop it. Raises `Nacked`,
-        `Unroutable`, `OutcomeUnknown`, `BrokerRefused` (too large, not permitted).
+        callers wait their turn; where they wait, those of a higher `priority` may overtake. After
+        `lifetime_s` the carrier may drop it. Raises `Nacked`, `Unroutable`, `OutcomeUnknown`,
+        `BrokerRefused` (too large, not permitted).
         """
         ...
 

@@ -25,7 +25,14 @@ from chunkq.settings import (
     spool_url,
     supervisor,
 )
-from chunkq.settings.quantity import parse_duration, parse_size, show_duration, show_size
+from chunkq.settings.quantity import (
+    parse_duration,
+    parse_rate,
+    parse_size,
+    show_duration,
+    show_rate,
+    show_size,
+)
 from chunkq.settings.template import render_config
 
 
@@ -136,6 +143,9 @@ def test_a_full_link(home: Directories) -> None:
         largest_chunk = "64KiB"
         max_message = "1MiB"
         request_lifetime = "30d"
+        send_rate = "10Mbit/s"
+        receive_rate = "2 MiB"
+        burst = "64KiB"
         ca = "ca.pem"
         cert = "/etc/cert.pem"
         key = "k.pem"
@@ -148,6 +158,8 @@ def test_a_full_link(home: Directories) -> None:
     assert link.transport == "rabbitmq"
     assert (link.largest_chunk_bytes, link.max_message_bytes) == (65536, 1 << 20)
     assert link.request_lifetime_s == 30 * 86400
+    assert (link.send_rate_bytes_per_s, link.receive_rate_bytes_per_s) == (1_250_000, 2 << 20)
+    assert (link.burst_bytes, link.slowest_rate_bytes_per_s) == (65536, 1_250_000)
     assert (link.ca, link.cert) == (home.config / "ca.pem", Path("/etc/cert.pem"))
     assert link.external
 
@@ -177,10 +189,11 @@ def test_the_template_is_valid_and_its_comments_are_the_defaults(home: Directori
     configure(home, render_config("alpha", None))
     plain = read(home).settings
     text = home.config_file.read_text()
+    examples = ("url", "ca =", "cert =", "key =", "request_life", "send_", "receive_", "burst")
     lines = [
         line.removeprefix("# ")
         for line in text.splitlines()
-        if not line.startswith(("# url", "# ca =", "# cert =", "# key =", "# request_life"))
+        if not line.removeprefix("# ").startswith(examples)
     ]
     uncommented = [line for line in lines if line.startswith("[") or " = " in line]
     configure(home, "\n".join(uncommented))
@@ -216,6 +229,9 @@ def test_the_template_carries_any_url(home: Directories) -> None:
         ('[links.b]\nurl = "spool:///x"\nmax_message = "64 MB/s"', ":3: links.b.max_message", None),
         ('[links.b]\nurl = "spool:///x"\nlargest_chunk = "5KiB"', "not a power of two", None),
         ('[links.b]\nurl = "spool:///x"\nmax_message = "1MiB"', "do not fit", None),
+        ('[links.b]\nurl = "spool:///x"\nsend_rate = "0"', ":3: links.b.send_rate", None),
+        ('[links.b]\nurl = "spool:///x"\nreceive_rate = "1 mile"', "links.b.receive_rate", None),
+        ('[links.b]\nurl = "spool:///x"\nburst = "1MiB"', "without send_rate or", None),
         ('[links.b]\nurl = "spool://x"', "three slashes", None),
         ('[links.b]\nurl = "http://x"', "begins with spool:///, amqp:// or amqps://", None),
         ('[links.b]\nurl = "amqp://x"\nca = "c"', "ca is for amqps:// links", None),
@@ -313,6 +329,7 @@ def test_show_covers_every_key_with_its_source(home: Directories) -> None:
     assert lines["name"] == ("alpha", f"file {home.config_file}:1")
     assert lines["links.default.largest_chunk"] == ("4MiB", "default")
     assert lines["requester.patience"] == ("2m", "default")
+    assert lines["links.default.send_rate"] == (None, "default")
     assert lines["config_dir"] == (str(home.config), "flag --config-dir")
 
 
@@ -327,6 +344,25 @@ def test_sizes(text: object, size: int) -> None:
     """Sizes are read in the units that people write, and shown so that they read back."""
     assert size == parse_size(text)
     assert size == parse_size(show_size(size))
+
+
+@pytest.mark.parametrize(
+    ("text", "rate", "shown"),
+    [
+        (4096, 4096, "4KiB/s"),
+        ("10MiB/s", 10 << 20, "10MiB/s"),
+        ("10 MiB", 10 << 20, "10MiB/s"),
+        ("10Mbit/s", 1_250_000, "10Mbit/s"),
+        ("1.5 gbit / sec", 187_500_000, "1500Mbit/s"),
+        ("56 kbit/s", 7000, "56kbit/s"),
+        ("1001 B/s", 1001, "1001B/s"),
+    ],
+)
+def test_rates(text: object, rate: int, shown: str) -> None:
+    """Rates are read in bytes or in bits a second, and shown so that they read back."""
+    assert rate == parse_rate(text)
+    assert shown == show_rate(rate)
+    assert rate == parse_rate(shown)
 
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "1 KiBs", True, None, [1], -1, "1e3"])

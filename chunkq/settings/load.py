@@ -23,7 +23,7 @@ from chunkq.settings.model import (
 )
 from chunkq.settings.nearest import did_you_mean
 from chunkq.settings.places import Directories
-from chunkq.settings.quantity import show_duration, show_size
+from chunkq.settings.quantity import show_duration, show_rate, show_size
 
 PREFIX: Final = "CHUNKQ_"
 #: Variables that are no setting: read where they are needed, or by the test suite.
@@ -115,7 +115,11 @@ def _show_fields(model: BaseModel, skip: tuple[str, ...] = ()) -> Iterator[tuple
         if attribute in skip:
             continue
         value = getattr(model, attribute)
-        if attribute.endswith("_bytes"):
+        if value is None:
+            pass
+        elif attribute.endswith("_bytes_per_s"):
+            value = show_rate(value)
+        elif attribute.endswith("_bytes"):
             value = show_size(value)
         elif attribute.endswith("_s"):
             value = show_duration(value)

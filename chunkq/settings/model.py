@@ -26,7 +26,7 @@ from chunkq.protocol.limits import (
     MIN_CHUNK_SIZE_BYTES,
 )
 from chunkq.settings.places import Directories
-from chunkq.settings.quantity import DurationSeconds, SizeBytes
+from chunkq.settings.quantity import DurationSeconds, RateBytes, SizeBytes
 
 #: Names of sites, peers, links and shares: a DNS label, so that they fit routing keys and files.
 LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -47,6 +47,8 @@ DEFAULT_LINK: Final = "default"
 DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * MIB
 #: Header, seal and framing around a chunk; generous, so that a link's limit is never met exactly.
 PACKET_OVERHEAD_BYTES: Final = 64 * KIB
+#: Slowest rate of a link: the smallest chunk in four seconds; below it nothing of use moves.
+MIN_RATE_BYTES_PER_S: Final = 1 * KIB
 #: Most files fetched at once: each holds a part file, a state file and a window.
 MAX_CONCURRENCY: Final = 64
 
@@ -63,6 +65,10 @@ class Link(Model):
     `url` is `spool:///directory`, `amqp://user:password@host:port/vhost` or `amqps://…`. The
     password is shown nowhere: use `safe_url`.
 
+    `send_rate`, `receive_rate`: bytes a second that each process puts on the link and takes from
+    it; several workers on one host each get the whole rate, so divide it among them. `burst`: what
+    may pass at once after a pause (and one packet more), a quarter of a second's bytes by default.
+
     `by_policy`: the broker's administrator limits the queues by policies, so they are declared
     without arguments. `shared_group`: the spool's directories are open to their group.
     """
@@ -77,6 +83,13 @@ class Link(Model):
         ge=1,
         le=MAX_LIFETIME_MS / 1000,
     )
+    send_rate_bytes_per_s: RateBytes | None = Field(
+        default=None, alias="send_rate", ge=MIN_RATE_BYTES_PER_S
+    )
+    receive_rate_bytes_per_s: RateBytes | None = Field(
+        default=None, alias="receive_rate", ge=MIN_RATE_BYTES_PER_S
+    )
+    burst_bytes: SizeBytes | None = Field(default=None, alias="burst")
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
@@ -87,6 +100,12 @@ class Link(Model):
     @property
     def transport(self) -> Literal["spool", "rabbitmq"]:
         return "spool" if self.url.startswith("spool:") else "rabbitmq"
+
+    @property
+    def slowest_rate_bytes_per_s(self) -> int | None:
+        """The smaller of the two rates; None where neither is limited."""
+        rates = (self.send_rate_bytes_per_s, self.receive_rate_bytes_per_s)
+        return min((rate for rate in rates if rate is not None), default=None)
 
     @property
     def spool_path(self) -> Path:
@@ -109,6 +128,8 @@ class Link(Model):
                 f"largest_chunk {size} and {PACKET_OVERHEAD_BYTES} bytes around it do not fit into "
                 f"max_message {self.max_message_bytes}"
             )
+        if self.burst_bytes is not None and self.slowest_rate_bytes_per_s is None:
+            raise ValueError("burst has no effect without send_rate or receive_rate")
         self._check_keys_belong()
         return self
 

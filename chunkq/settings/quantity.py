@@ -1,4 +1,4 @@
-"""Sizes and durations as people write them: `256KiB`, `10m`, and back."""
+"""Sizes, durations and rates as people write them: `256KiB`, `10m`, `10Mbit/s`, and back."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ _SIZE_UNITS: Final = {
     "gib": 2**30,
     "tib": 2**40,
 }
+#: Lines are sold in bits.
+_BIT_UNITS: Final = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
+_PER_SECOND: Final = re.compile(r"\s*/\s*s(ec)?\s*$", re.IGNORECASE)
 _DURATION_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -46,6 +49,16 @@ def parse_duration(value: object) -> float:
     return number * factor
 
 
+def parse_rate(value: object) -> int:
+    """Bytes a second of `1048576`, `"10MiB/s"`, `"10 MiB"` or `"10Mbit/s"`. Raises `ValueError`."""
+    if isinstance(value, str):
+        value = _PER_SECOND.sub("", value)
+    number, unit = _split(value, "a rate such as 10MiB/s or 10Mbit/s")
+    if unit.lower() in _BIT_UNITS:
+        return int(number * _BIT_UNITS[unit.lower()] / 8)
+    return parse_size(value)
+
+
 def _split(value: object, wanted: str) -> tuple[float, str]:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"{value!r} is not {wanted}")  # noqa: TRY004 pydantic wants ValueError
@@ -67,6 +80,14 @@ def show_size(size_bytes: int) -> str:
     return f"{size_bytes}B"
 
 
+def show_rate(bytes_per_s: int) -> str:
+    """The shortest exact form that `parse_rate` reads back: `10MiB/s`, `10Mbit/s`."""
+    for unit, bits in (("Gbit", 10**9), ("Mbit", 10**6), ("kbit", 10**3)):
+        if bytes_per_s and bytes_per_s * 8 % bits == 0 and bytes_per_s % 1024:
+            return f"{bytes_per_s * 8 // bits}{unit}/s"
+    return f"{show_size(bytes_per_s)}/s"
+
+
 def show_duration(duration_s: float) -> str:
     """The shortest exact form that `parse_duration` reads back: `10m`, `1.5s`."""
     for unit, factor in (("d", 86400), ("h", 3600), ("m", 60)):
@@ -76,4 +97,5 @@ def show_duration(duration_s: float) -> str:
 
 
 SizeBytes = Annotated[int, BeforeValidator(parse_size)]
+RateBytes = Annotated[int, BeforeValidator(parse_rate)]
 DurationSeconds = Annotated[float, BeforeValidator(parse_duration)]

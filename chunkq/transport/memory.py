@@ -17,6 +17,7 @@ from typing import Final
 from chunkq.errors import BrokerRefused, Nacked, TransportClosed, Unroutable
 from chunkq.ports import Buffer, Clock, Delivery, LinkHealth, Mailbox, TransportLimits
 from chunkq.protocol.limits import MIB
+from chunkq.protocol.priority import Priority
 
 #: The same as RabbitMQ's default from 4.0 on, so that what fits here fits there.
 DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * MIB
@@ -226,7 +227,14 @@ class MemoryTransport:
     async def open(self) -> None:
         self._require_open()
 
-    async def publish(self, to: Mailbox, body: Buffer, *, lifetime_s: float | None = None) -> None:
+    async def publish(
+        self,
+        to: Mailbox,
+        body: Buffer,
+        *,
+        lifetime_s: float | None = None,
+        priority: Priority = Priority.NORMAL,  # noqa: ARG002 - nothing waits here
+    ) -> None:
         self._require_open()
         self._carrier.put(to, body, lifetime_s)
         await asyncio.sleep(0)  # as with any carrier, others get their turn meanwhile

@@ -12,10 +12,13 @@ import psutil
 import pytest
 from pika import frame, spec
 
+from chunkq.compose import SystemClock, make_transport
 from chunkq.errors import Nacked, TransportError
 from chunkq.ports import Mailbox
 from chunkq.protocol.limits import KIB, MIB
-from chunkq.transport.rabbitmq import RabbitMQOptions
+from chunkq.settings import Link
+from chunkq.transport.limited import LimitedTransport
+from chunkq.transport.rabbitmq import RabbitMQOptions, frame_max_for
 from chunkq.transport.rabbitmq.channel import Channel
 from chunkq.transport.rabbitmq.session import Session, supervise
 from chunkq.transport.rabbitmq.topology import DELIVERY_LIMIT
@@ -270,3 +273,37 @@ async def test_failure_of_a_background_task_reaches_those_who_wait() -> None:
     assert isinstance(told[0].__cause__, ZeroDivisionError)
     again = copy.copy(told[0])
     assert (told[0].message, told[0].hint) == (again.message, again.hint)
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_s", "frame_max"),
+    [(None, 128 * KIB), (10 * MIB, 128 * KIB), (100_000, 64 * KIB), (2000, 8 * KIB)],
+)
+async def test_frames_follow_the_rate_of_the_link(
+    sites: Sites, bytes_per_s: float | None, frame_max: int
+) -> None:
+    """One frame is at most a second of the link, from 8 to 128 KiB; the broker agrees to it, and
+    packets of many frames still come through.
+    """
+    assert frame_max == frame_max_for(bytes_per_s)
+    bob = await sites.open("bob", frame_max=frame_max_for(bytes_per_s))
+    wires = [bob._publishing.current, bob._consuming.current]
+    assert [frame_max] * 2 == [wire.params.frame_max for wire in wires if wire is not None]
+    consumer = await bob.consume(REPLIES, prefetch=1)
+    body = bytes(range(256)) * KIB
+    await bob.publish(REPLIES, body)
+    (delivery,) = await take(consumer, 1)
+    assert body == delivery.body
+
+
+async def test_a_links_rate_limits_its_frames(sites: Sites) -> None:
+    """What the configuration says of a link reaches the connection to the broker."""
+    link = Link(url=sites.url, receive_rate_bytes_per_s=50_000)
+    transport = make_transport(link, "bob", SystemClock())
+    await transport.open()
+    try:
+        assert isinstance(transport, LimitedTransport)
+        wire = transport._inner._publishing.current  # type: ignore[attr-defined]
+        assert 32 * KIB == wire.params.frame_max
+    finally:
+        await transport.close()

@@ -9,6 +9,7 @@ from pika import exceptions
 
 from chunkq.errors import TransportClosed
 from chunkq.ports import Buffer, LinkHealth, Mailbox, TransportLimits
+from chunkq.protocol.priority import Priority
 from chunkq.transport.rabbitmq.consumer import Inflow, RabbitMQConsumer
 from chunkq.transport.rabbitmq.options import RabbitMQOptions
 from chunkq.transport.rabbitmq.publisher import Publisher
@@ -60,7 +61,14 @@ class RabbitMQTransport:
             raise
         self._publisher.start()
 
-    async def publish(self, to: Mailbox, body: Buffer, *, lifetime_s: float | None = None) -> None:
+    async def publish(
+        self,
+        to: Mailbox,
+        body: Buffer,
+        *,
+        lifetime_s: float | None = None,
+        priority: Priority = Priority.NORMAL,  # noqa: ARG002 - first come, first served
+    ) -> None:
         """As `Transport.publish` says. `body` must not change before it returns."""
         await self._publisher.publish(to, body, lifetime_s)
 

@@ -12,6 +12,7 @@ from typing import Final, TypeVar, TypeVarTuple
 from chunkq.errors import BrokerRefused, ChunkqError, TransportClosed
 from chunkq.ports import Buffer, Clock, LinkHealth, Mailbox, TransportLimits
 from chunkq.protocol.limits import MIB
+from chunkq.protocol.priority import Priority
 from chunkq.transport.spool.claims import Claims
 from chunkq.transport.spool.consumer import SpoolConsumer
 from chunkq.transport.spool.directories import SpoolDirectories
@@ -61,7 +62,14 @@ class SpoolTransport:
         self._require_open()
         await self._in_thread(self._directories.prepare)
 
-    async def publish(self, to: Mailbox, body: Buffer, *, lifetime_s: float | None = None) -> None:
+    async def publish(
+        self,
+        to: Mailbox,
+        body: Buffer,
+        *,
+        lifetime_s: float | None = None,
+        priority: Priority = Priority.NORMAL,  # noqa: ARG002 - a disk keeps nobody waiting
+    ) -> None:
         self._require_open()
         content = memoryview(body)
         content = content.cast("B") if content.c_contiguous else memoryview(bytes(content))
