@@ -30,6 +30,7 @@ from chunkq.errors import BrokerUnreachable, NotFound
 from chunkq.ports import Log, Share
 from chunkq.protocol.identity import SiteKeys, decode_card, encode_card
 from chunkq.protocol.messages import Entry
+from chunkq.protocol.priority import PriorityWord
 from chunkq.runtime.listing import list_directory
 from chunkq.settings import DEFAULT_LINK, Link, Peer, Registry, Settings, load
 
@@ -92,12 +93,14 @@ class Site:
         overwrite: bool = False,
         links: bool = False,
         patience_s: float | None = None,
+        priority: PriorityWord = "normal",
     ) -> Transfer:
         """Begin to fetch a file to the path `destination`, or a tree (`.../`) into it.
 
         `links`: carry symbolic links, as links, where they stay inside the tree. `patience_s`:
-        silence of the peer after which it ends as `PeerSilent`. Raises `UsageError` for a source
-        that names nothing, `NotFound` for a peer that is not pinned.
+        silence of the peer after which it ends as `PeerSilent`. `priority`: "urgent" overtakes what
+        is under way from that peer, "bulk" lets everything else overtake. Raises `UsageError` for
+        a source that names nothing, `NotFound` for a peer that is not pinned.
         """
         parsed = Source.parse(source)
         peer = self._peer(parsed.peer)
@@ -108,6 +111,7 @@ class Site:
             overwrite=overwrite,
             links=links,
             patience_s=patience,
+            priority=priority,
         )
         transfer = Transfer(self._fetcher, peer, wanted)
         self._transfers.add(transfer)

@@ -12,6 +12,7 @@ from chunkq.api.source import Source
 from chunkq.compose import Fetcher
 from chunkq.errors import ChunkqError
 from chunkq.protocol.messages import Entry
+from chunkq.protocol.priority import PriorityWord
 from chunkq.protocol.transfer_events import Waiting
 from chunkq.runtime.asking import Order
 from chunkq.runtime.fetch import FileFetch
@@ -36,6 +37,7 @@ class Wanted:
     overwrite: bool
     links: bool
     patience_s: float
+    priority: PriorityWord = "normal"
 
 
 class Transfer:
@@ -195,6 +197,7 @@ class Transfer:
             patience_s=self._wanted.patience_s,
             commit_bytes=self._fetcher.settings.requester.commit_size_bytes,
             commit_interval_s=self._fetcher.settings.requester.commit_interval_s,
+            priority=self._wanted.priority,
         )
         await asyncio.to_thread(self._fetcher.places.remember, destination.path)
         fetch = self._fetcher.file(peer, order, destination, parts, self._on_resume)

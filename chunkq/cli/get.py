@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Annotated, Final
@@ -12,6 +13,7 @@ import typer
 
 from chunkq.cli import console
 from chunkq.cli.options import JsonOption, Options
+from chunkq.protocol.priority import PriorityWord
 
 if TYPE_CHECKING:
     from chunkq.api.site import Site
@@ -53,6 +55,9 @@ def get(
     patience: Annotated[
         str | None, typer.Option(help="Give up after so long without an answer, e.g. 10m.")
     ] = None,
+    priority: Annotated[
+        PriorityWord, typer.Option(help="urgent overtakes what is under way, all overtakes bulk.")
+    ] = "normal",
     queue: Annotated[
         bool, typer.Option("--queue", help="Leave a job for `chunkq work` and return.")
     ] = False,
@@ -69,11 +74,12 @@ def get(
     placed = place(sources, destination)
     _check_peers(placed, loaded.settings)
     if queue:
-        return _leave_job(loaded.settings, placed, overwrite=overwrite, links=links, json=json)
+        wishes = {"overwrite": overwrite, "links": links, "priority": priority}
+        return _leave_job(loaded.settings, placed, wishes, json=json)
     from chunkq.cli.logs import configure
 
     configure(loaded.settings)
-    getting = Getting(loaded.settings, options, overwrite=overwrite, links=links)
+    getting = Getting(loaded.settings, options, overwrite=overwrite, links=links, priority=priority)
     return asyncio.run(getting.run(placed))
 
 
@@ -89,9 +95,8 @@ def _check_peers(placed: list[tuple[Source, Path]], settings: Settings) -> None:
 def _leave_job(
     settings: Settings,
     placed: list[tuple[Source, Path]],
+    wishes: Mapping[str, str | bool],
     *,
-    overwrite: bool,
-    links: bool,
     json: bool,
 ) -> int:
     from chunkq.storage.jobs import JobStore
@@ -101,7 +106,7 @@ def _leave_job(
         job = store.add(
             (str(source),),
             str(path.absolute()),
-            options={"overwrite": overwrite, "links": links},
+            options=wishes,
             created_ms=time.time_ns() // 1_000_000,
         )
         if json:
@@ -115,12 +120,19 @@ class Getting:
     """One run of `get`: its transfers one after the other, and how they ended."""
 
     def __init__(
-        self, settings: Settings, options: Options, *, overwrite: bool, links: bool
+        self,
+        settings: Settings,
+        options: Options,
+        *,
+        overwrite: bool,
+        links: bool,
+        priority: PriorityWord,
     ) -> None:
         self._settings = settings
         self._options = options
         self._overwrite = overwrite
         self._links = links
+        self._priority: PriorityWord = priority
         self._line = "before anything came"
         self._stopped = self._cut_short = False
         self._current: tuple[Transfer, Meter, Screen] | None = None
@@ -155,7 +167,13 @@ class Getting:
             quiet=options.quiet,
             interval_s=self._settings.progress.interval_s,
         )
-        transfer = site.fetch(str(source), path, overwrite=self._overwrite, links=self._links)
+        transfer = site.fetch(
+            str(source),
+            path,
+            overwrite=self._overwrite,
+            links=self._links,
+            priority=self._priority,
+        )
         meter = Meter()
         self._current = transfer, meter, screen
         try:

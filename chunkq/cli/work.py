@@ -144,12 +144,14 @@ class Worker:
     async def _get(self, job: Job, source: str) -> None:
         """Raises `PartialFailure` naming the first file of a tree that could not be had."""
         from chunkq.errors import PartialFailure
+        from chunkq.protocol.priority import priority_word
 
         result = await self._site.fetch(
             source,
             Path(job.destination),
             overwrite=bool(job.options.get("overwrite")),
             links=bool(job.options.get("links")),
+            priority=priority_word(job.options.get("priority")),
         )
         if result.failures:
             path, error = result.failures[0]

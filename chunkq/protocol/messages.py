@@ -25,6 +25,7 @@ from chunkq.protocol.limits import (
     MIN_CHUNK_SIZE_BYTES,
     SIGNATURE_SIZE_BYTES,
 )
+from chunkq.protocol.priority import PriorityWord
 
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Digest = Annotated[bytes, Field(min_length=DIGEST_SIZE_BYTES, max_length=DIGEST_SIZE_BYTES)]
@@ -72,7 +73,10 @@ class Body(BaseModel):
 
 
 class Request(Body):
+    """`priority`: what the answer may overtake at the origin, and what may overtake it."""
+
     instance: Label
+    priority: PriorityWord = "normal"
 
 
 class Open(Request):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from enum import IntEnum
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar, get_args
 
 #: What a person may give a transfer: a closed set, and what a request says.
 PriorityWord = Literal["urgent", "normal", "bulk"]
@@ -12,6 +12,15 @@ PriorityWord = Literal["urgent", "normal", "bulk"]
 MAX_OVERTAKINGS: Final = 15
 
 _T = TypeVar("_T")
+
+
+def priority_word(value: object) -> PriorityWord:
+    """What was written down somewhere; anything else is the usual class."""
+    found: PriorityWord
+    for found in get_args(PriorityWord):
+        if found == value:
+            return found
+    return "normal"
 
 
 class Priority(IntEnum):

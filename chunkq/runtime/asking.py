@@ -11,6 +11,7 @@ from chunkq.protocol.limits import COMMIT_BYTES, COMMIT_INTERVAL_MS
 from chunkq.protocol.manifest import Head
 from chunkq.protocol.messages import Chunks, Open, Pages, Receipt
 from chunkq.protocol.packet import RequestKind
+from chunkq.protocol.priority import PriorityWord
 from chunkq.protocol.transfer import Transfer
 from chunkq.protocol.transfer_events import Waiting
 from chunkq.runtime.peer import PeerLink
@@ -26,6 +27,7 @@ class Order:
     patience_s: float = 120.0
     commit_bytes: int = COMMIT_BYTES
     commit_interval_s: float = COMMIT_INTERVAL_MS / 1000
+    priority: PriorityWord = "normal"
 
 
 def request_body(
@@ -39,6 +41,7 @@ def request_body(
     if isinstance(effect, ev.AskOpen):
         return RequestKind.OPEN, Open(
             instance=instance,
+            priority=order.priority,
             share=order.share,
             path=order.path,
             largest_chunk=peer.largest_chunk_bytes,
@@ -47,6 +50,7 @@ def request_body(
     pages = isinstance(effect, ev.AskPages)
     return RequestKind.PAGES if pages else RequestKind.CHUNKS, (Pages if pages else Chunks)(
         instance=instance,
+        priority=order.priority,
         share=order.share,
         path=order.path,
         root=head.root,

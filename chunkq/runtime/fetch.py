@@ -23,6 +23,7 @@ from chunkq.protocol.limits import MAX_WINDOW_BYTES, MIB
 from chunkq.protocol.manifest import Head, verify_head
 from chunkq.protocol.messages import ManifestReply, Refusal
 from chunkq.protocol.packet import RawReply, ReplyKind
+from chunkq.protocol.priority import Priority
 from chunkq.protocol.transfer import Transfer
 from chunkq.protocol.transfer_events import Phase
 from chunkq.runtime.asking import Order, receipt, request_body, waiting_for
@@ -60,6 +61,7 @@ class FileFetch:
         self._open_staging = open_staging
         self._pool = pool
         self._on_resume = on_resume
+        self.priority = Priority.of(order.priority)
         self._log = peer.requester.log
         self._clock = peer.requester.clock
         self._loop = asyncio.get_running_loop()
@@ -104,6 +106,11 @@ class FileFetch:
         finally:
             await asyncio.shield(asyncio.ensure_future(self._wind_down()))
 
+    @property
+    def starved(self) -> bool:
+        """Whether not one of its chunks is under way."""
+        return self._transfer is None or not self._transfer.in_flight
+
     def progress(self) -> FetchProgress | None:
         """None until there is something to say."""
         return None if self._transfer is None else self._tally.progress(self._transfer)
@@ -118,7 +125,7 @@ class FileFetch:
         self._committer.begin(found.generation, resumed.bitmap if resumed else Bitmap(0))
         requester = self._peer.requester
         self._transfer = Transfer(
-            window=self._peer.window,
+            window=self._peer.window_for(self),
             resumed=resumed,
             now=self._clock.monotonic_s(),
             patience_s=self._order.patience_s,

@@ -25,10 +25,12 @@ from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import KEY_SIZE_BYTES
 from chunkq.protocol.messages import Chunks, Request
 from chunkq.protocol.origin import Admitted, Gate
+from chunkq.protocol.priority import Priority
 from chunkq.protocol.seal import ReplySealer
 from chunkq.runtime.answers import Answers
 from chunkq.runtime.inbox import Inbox
 from chunkq.runtime.replies import Replies
+from chunkq.runtime.slots import Slots
 from chunkq.runtime.tasks import Tasks
 
 #: Requests taken from the queue and not finished: what a killed worker holds up for a while.
@@ -69,8 +71,8 @@ class OriginWorker:
         self._gate = Gate(
             keys=keys, peer=self._card_of, seen=replays.seen, requests_per_s=requests_per_s
         )
-        self._slots = asyncio.Semaphore(concurrency)
-        self._chunk_slots = asyncio.Semaphore(CHUNK_REQUESTS)
+        self._slots = Slots(concurrency)
+        self._chunk_slots = Slots(CHUNK_REQUESTS)
         self._tasks = Tasks(self._on_crash)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._inbox: Inbox | None = None
@@ -137,16 +139,19 @@ class OriginWorker:
             raw=admitted.raw, keys=self._keys, ephemeral_secret=self._entropy(KEY_SIZE_BYTES)
         )
         to = Mailbox("rep", peer.address, body.instance)
-        replies = Replies(self._transport, to, sealer, admitted.raw.header.request_id)
+        priority = Priority.of(body.priority)
+        replies = Replies(
+            self._transport, to, sealer, admitted.raw.header.request_id, priority=priority
+        )
         try:
             if admitted.refusal is not None:
                 await replies.refuse(admitted.refusal)
                 await replies.finish()
             elif isinstance(body, Chunks):
-                async with self._chunk_slots, self._slots:
+                async with self._chunk_slots.taken(priority), self._slots.taken(priority):
                     await self._answers.act(peer, body, replies)
             else:
-                async with self._slots:
+                async with self._slots.taken(priority):
                     await self._answers.act(peer, body, replies)
         finally:
             await replies.abort()

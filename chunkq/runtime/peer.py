@@ -27,8 +27,10 @@ from chunkq.protocol.packet import (
     Suite,
     parse_reply,
 )
+from chunkq.protocol.priority import Priority
 from chunkq.protocol.seal import ReplyOpener, has_aes, seal_request
 from chunkq.protocol.window import Window
+from chunkq.protocol.yielding import yielding
 from chunkq.runtime.inbox import Inbox
 from chunkq.runtime.pages import Pages
 from chunkq.runtime.tasks import Tasks
@@ -194,7 +196,10 @@ class Requester:
     ) -> None:
         try:
             await self.transport.publish(
-                Mailbox("req", asked.peer.ref.address), packet, lifetime_s=lifetime_s
+                Mailbox("req", asked.peer.ref.address),
+                packet,
+                lifetime_s=lifetime_s,
+                priority=Priority.CONTROL,
             )
         except TransportError as error:
             failed(asked, error)
@@ -234,6 +239,18 @@ class AskFailure(Protocol):
     def __call__(self, asked: Asked, error: TransportError, /) -> None: ...
 
 
+class Hungry(Protocol):
+    """Who waits for room in the window."""
+
+    @property
+    def priority(self) -> Priority: ...
+
+    @property
+    def starved(self) -> bool:
+        """Whether it has nothing under way at all."""
+        ...
+
+
 class PeerLink:
     """The way to one origin."""
 
@@ -247,7 +264,7 @@ class PeerLink:
         self.largest_chunk_bytes = largest_chunk_bytes
         self.window = Window(max_chunks=MAX_WINDOW_BYTES // largest_chunk_bytes)
         self.clock_offset_ms = 0
-        self.hungry: dict[object, Callable[[], None]] = {}
+        self.hungry: dict[Hungry, Callable[[], None]] = {}
         self._suite = Suite.AES256GCM if has_aes() else Suite.XCHACHA20POLY1305
         self._feeding = False
 
@@ -316,16 +333,30 @@ class PeerLink:
         if refusal.reason is RefusalReason.EXPIRED and refusal.epoch_floor and current:
             self.requester.new_epoch(refusal.epoch_floor)
 
+    def window_for(self, transfer: Hungry) -> Window:
+        """The window for one transfer: it leaves room to hungry ones of a higher class, and to
+        those of its own that have nothing while it has something.
+        """
+
+        def others_first() -> bool:
+            return any(
+                each.priority < transfer.priority
+                or (each.priority == transfer.priority and each.starved and not transfer.starved)
+                for each in self.hungry
+            )
+
+        return yielding(self.window, others_first)
+
     def room_appeared(self) -> None:
-        """Let the transfers that found the window full ask again, soon and once."""
+        """Let the transfers that found the window full ask again, soon and once, by class."""
         if self.hungry and not self._feeding and self.window.room:
             self._feeding = True
             asyncio.get_running_loop().call_soon(self._feed)
 
     def _feed(self) -> None:
         self._feeding = False
-        for key, wake in list(self.hungry.items()):
+        for hungry in sorted(self.hungry, key=lambda each: (each.priority, not each.starved)):
             if not self.window.room:
                 break
-            self.hungry.pop(key, None)
-            wake()
+            if (wake := self.hungry.pop(hungry, None)) is not None:
+                wake()

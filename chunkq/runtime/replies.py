@@ -11,6 +11,7 @@ from chunkq.protocol import cbor
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.messages import Body, Refusal, RefusalReason
 from chunkq.protocol.packet import ReplyKind, RequestId
+from chunkq.protocol.priority import Priority
 from chunkq.protocol.seal import ReplySealer
 
 #: Bytes of one request's replies handed to the carrier and not yet taken over by it.
@@ -24,30 +25,40 @@ class Replies:
     """Where one request's replies go, and what seals them."""
 
     def __init__(
-        self, transport: Transport, to: Mailbox, sealer: ReplySealer, request_id: RequestId
+        self,
+        transport: Transport,
+        to: Mailbox,
+        sealer: ReplySealer,
+        request_id: RequestId,
+        *,
+        priority: Priority = Priority.NORMAL,
     ) -> None:
         self.sealer = sealer
         self.request_id = request_id
         self._transport = transport
         self._to = to
+        self._priority = priority
         self._sending: dict[asyncio.Task[None], int] = {}
         self._unsent_bytes = 0
 
-    async def send(self, packet: Buffer) -> None:
+    async def send(self, packet: Buffer, priority: Priority | None = None) -> None:
         """Give a sealed packet to the carrier; waits only while too much is on the way.
 
-        Raises the `TransportError` of an earlier one.
+        `priority`: instead of that of the request. Raises the `TransportError` of an earlier one.
         """
         size = len(packet)
         while self._sending and self._unsent_bytes + size > MAX_UNSENT_BYTES:
             await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
             self._collect()
-        task = asyncio.ensure_future(self._publish(packet))
+        task = asyncio.ensure_future(
+            self._publish(packet, self._priority if priority is None else priority)
+        )
         self._sending[task] = size
         self._unsent_bytes += size
 
     async def send_body(self, kind: ReplyKind, body: Body, index: int = 0) -> None:
-        await self.send(self.sealer.seal(kind, cbor.encode(body), index))
+        packet = self.sealer.seal(kind, cbor.encode(body), index)
+        await self.send(packet, Priority.CONTROL)
 
     async def refuse(self, refusal: Refusal) -> None:
         await self.send_body(ReplyKind.REFUSAL, refusal)
@@ -70,15 +81,15 @@ class Replies:
             self._unsent_bytes -= self._sending.pop(task)
             task.result()
 
-    async def _publish(self, packet: Buffer) -> None:
+    async def _publish(self, packet: Buffer, priority: Priority) -> None:
         delay = NACK_RETRY_S
         for _ in range(NACK_RETRIES):
             try:
-                return await self._transport.publish(self._to, packet)
+                return await self._transport.publish(self._to, packet, priority=priority)
             except Nacked:
                 await asyncio.sleep(delay)
                 delay *= 2
-        return await self._transport.publish(self._to, packet)
+        return await self._transport.publish(self._to, packet, priority=priority)
 
 
 def refusal(reason: RefusalReason, detail: str = "", retry_after_ms: int = 0) -> Refusal:
