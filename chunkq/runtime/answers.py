@@ -118,7 +118,6 @@ class Answers:
             await replies.refuse(
                 refusal(RefusalReason.BUSY, "the origin cannot read it now", CHANGING_RETRY_MS)
             )
-        await replies.finish()
 
     def _granted(self, peer: PeerRef, body: Request) -> Share:
         assert isinstance(body, Open | Pages | Chunks | List | Receipt)

@@ -29,7 +29,7 @@ from chunkq.protocol.priority import Priority
 from chunkq.protocol.seal import ReplySealer
 from chunkq.runtime.answers import Answers
 from chunkq.runtime.inbox import Inbox
-from chunkq.runtime.replies import Replies
+from chunkq.runtime.replies import MAX_UNSENT_BYTES, Replies
 from chunkq.runtime.slots import Slots
 from chunkq.runtime.tasks import Tasks
 
@@ -73,6 +73,7 @@ class OriginWorker:
         )
         self._slots = Slots(concurrency)
         self._chunk_slots = Slots(CHUNK_REQUESTS)
+        self._outflow = Slots(MAX_UNSENT_BYTES)
         self._tasks = Tasks(self._on_crash)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._inbox: Inbox | None = None
@@ -140,19 +141,19 @@ class OriginWorker:
         )
         to = Mailbox("rep", peer.address, body.instance)
         priority = Priority.of(body.priority)
-        replies = Replies(
-            self._transport, to, sealer, admitted.raw.header.request_id, priority=priority
-        )
+        request_id = admitted.raw.header.request_id
+        replies = Replies(self._transport, to, sealer, request_id, self._outflow, priority=priority)
         try:
             if admitted.refusal is not None:
                 await replies.refuse(admitted.refusal)
-                await replies.finish()
             elif isinstance(body, Chunks):
                 async with self._chunk_slots.taken(priority), self._slots.taken(priority):
                     await self._answers.act(peer, body, replies)
             else:
                 async with self._slots.taken(priority):
                     await self._answers.act(peer, body, replies)
+            # No slot is held meanwhile: where the broker is far, its word takes a round trip.
+            await replies.finish()
         finally:
             await replies.abort()
 

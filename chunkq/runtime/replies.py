@@ -13,16 +13,21 @@ from chunkq.protocol.messages import Body, Refusal, RefusalReason
 from chunkq.protocol.packet import ReplyKind, RequestId
 from chunkq.protocol.priority import Priority
 from chunkq.protocol.seal import ReplySealer
+from chunkq.runtime.slots import Slots
 
-#: Bytes of one request's replies handed to the carrier and not yet taken over by it.
-MAX_UNSENT_BYTES: Final = 8 * MIB
+#: Bytes of a worker's replies handed to the carrier and not yet taken over by it. A broker takes
+#: its distance to say so: 24 MiB keep 500 Mbit/s busy at a round trip of 400 ms to it.
+MAX_UNSENT_BYTES: Final = 24 * MIB
 #: A full reply queue: try again after this, doubling, so often; then the requester asks again.
 NACK_RETRY_S: Final = 0.1
 NACK_RETRIES: Final = 6
 
 
 class Replies:
-    """Where one request's replies go, and what seals them."""
+    """Where one request's replies go, and what seals them.
+
+    `outflow` counts the bytes of all replies of a worker that are on their way to the carrier.
+    """
 
     def __init__(
         self,
@@ -30,6 +35,7 @@ class Replies:
         to: Mailbox,
         sealer: ReplySealer,
         request_id: RequestId,
+        outflow: Slots,
         *,
         priority: Priority = Priority.NORMAL,
     ) -> None:
@@ -37,9 +43,9 @@ class Replies:
         self.request_id = request_id
         self._transport = transport
         self._to = to
+        self._outflow = outflow
         self._priority = priority
-        self._sending: dict[asyncio.Task[None], int] = {}
-        self._unsent_bytes = 0
+        self._sending: set[asyncio.Task[None]] = set()
 
     async def send(self, packet: Buffer, priority: Priority | None = None) -> None:
         """Give a sealed packet to the carrier; waits only while too much is on the way.
@@ -47,14 +53,13 @@ class Replies:
         `priority`: instead of that of the request. Raises the `TransportError` of an earlier one.
         """
         size = len(packet)
-        while self._sending and self._unsent_bytes + size > MAX_UNSENT_BYTES:
-            await asyncio.wait(self._sending, return_when=asyncio.FIRST_COMPLETED)
-            self._collect()
-        task = asyncio.ensure_future(
-            self._publish(packet, self._priority if priority is None else priority)
-        )
-        self._sending[task] = size
-        self._unsent_bytes += size
+        if priority is None:
+            priority = self._priority
+        await self._outflow.take(priority, size)
+        task = asyncio.ensure_future(self._publish(packet, priority))
+        task.add_done_callback(lambda _: self._outflow.give_back(priority, size))
+        self._sending.add(task)
+        self._collect()
 
     async def send_body(self, kind: ReplyKind, body: Body, index: int = 0) -> None:
         packet = self.sealer.seal(kind, cbor.encode(body), index)
@@ -78,7 +83,7 @@ class Replies:
 
     def _collect(self) -> None:
         for task in [task for task in self._sending if task.done()]:
-            self._unsent_bytes -= self._sending.pop(task)
+            self._sending.discard(task)
             task.result()
 
     async def _publish(self, packet: Buffer, priority: Priority) -> None:
