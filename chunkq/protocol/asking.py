@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import count
-from typing import Final
 
 from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.asks import Asks
@@ -15,9 +14,6 @@ from chunkq.protocol.limits import MAX_BYTES_PER_REQUEST, MAX_CHUNKS_PER_REQUEST
 from chunkq.protocol.manifest import Head
 from chunkq.protocol.missing import Missing
 from chunkq.protocol.window import Window
-
-#: A request for fewer chunks than this waits for more room, unless nothing else is under way.
-MIN_BATCH_CHUNKS: Final = 8
 
 
 class Asking:
@@ -100,15 +96,14 @@ class Asking:
             for index in picked:
                 self.chunks.add(index, token, now)
             effects.append(ev.AskChunks(token, tuple(to_ranges(sorted(picked)))))
-        self.hungry = self._window.room < MIN_BATCH_CHUNKS
+        self.hungry = self._window.room < self._window.batch
         return effects
 
     def _pick(self, room: int, present: Bitmap, doubtful: Bitmap) -> list[int]:
         """Up to `room` chunks for one request; none if it is not worth one yet."""
         leaves = self.leaves
         assert leaves is not None
-        batch = min(MIN_BATCH_CHUNKS, max(1, self._window.limit // 4))
-        if room < batch and self.chunks.waiting:
+        if room < self._window.batch and self.chunks.waiting:
             return []
         return self._missing.pick(
             room,

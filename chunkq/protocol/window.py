@@ -29,6 +29,10 @@ from chunkq.protocol.limits import MIN_WINDOW_CHUNKS
 
 #: Chunks at the start: enough to see a rate, little enough to harm nobody.
 INITIAL_CHUNKS: Final = 4
+#: STARTUP asks for no more than this factor of what the rate so far fills, and the first chunks:
+#: doubling each round trip needs two of it, and more would only stand in the queue.
+STARTUP_GAIN: Final = 2.0
+STARTUP_SLACK_CHUNKS: Final = 8
 #: STARTUP ends when the round trip exceeds the smallest by this factor and this many seconds:
 #: on a fast local link, jitter alone is a quarter.
 QUEUE_GROWTH: Final = 1.25
@@ -41,6 +45,10 @@ RATE_GROWTH: Final = 1.25
 HEADROOM: Final = 1.1
 HEADROOM_CHUNKS: Final = 2
 HEADROOM_S: Final = 0.05
+#: Free places wait for company until a request asks for an eighth of a small window, for so many
+#: chunks, or for a sixteenth of a large one: what waits is not on the way.
+MOST_WAITING_CHUNKS: Final = 8
+#: A probe for more, and a drain, are factors of rate x round trip itself, without the headroom.
 PROBE_GAIN: Final = 1.25
 DRAIN_GAIN: Final = 0.75
 #: A queue stands when two full rounds took this factor of the smallest round trip and so much
@@ -51,7 +59,8 @@ STANDING_ROUNDS: Final = 2
 PROBE_EVERY_ROUNDS: Final = 8
 #: The rate is the best of so many rounds: one bad round is noise, ten are the link.
 RATE_ROUNDS: Final = 10
-#: The smallest round trip is forgotten after so many rounds and so long.
+#: The smallest round trip is forgotten after so many rounds and so long in which none came so near
+#: to it that the headroom makes up for the difference.
 RTT_ROUNDS: Final = 30
 RTT_MEMORY_S: Final = 60.0
 #: Retransmit timer: floor, and what it is before anything was measured.
@@ -68,10 +77,14 @@ class Mode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What is kept of one asked chunk until it arrives: when, and how many had arrived then."""
+    """What is kept of one asked chunk until it arrives.
+
+    `delivered` chunks had arrived then, the last of them at `delivered_at_s`.
+    """
 
     at_s: float
     delivered: int
+    delivered_at_s: float
     round: int
 
 
@@ -88,16 +101,19 @@ class Window:
         self._rtt_deviation_s = 0.0
         self._rtt_min_at = (0, 0.0)
         self._limit = float(INITIAL_CHUNKS)
+        self._target = self._limit
         self._delivered = 0
+        self._delivered_at_s = 0.0
         self._round = 0
-        self._round_began: tuple[float, int] | None = None
         self._round_full = False
         self._round_rtts_s: list[float] = []
+        self._round_rate = 0.0
         self._rates: deque[float] = deque(maxlen=RATE_ROUNDS)
         self._best_rate = 0.0
         self._flat_rounds = 0
         self._standing_rounds = 0
         self._rate_is_fresh = False
+        self._drained_in: int | None = None
 
     @property
     def limit(self) -> int:
@@ -107,6 +123,11 @@ class Window:
     def room(self) -> int:
         """How many chunks may be asked for now."""
         return max(0, self.limit - self.outstanding)
+
+    @property
+    def batch(self) -> int:
+        """So many free places are worth a request of their own while others are under way."""
+        return max(1, min(self.limit // 8, MOST_WAITING_CHUNKS), self.limit // 16)
 
     @property
     def rate_chunks_per_s(self) -> float:
@@ -122,21 +143,25 @@ class Window:
 
     def sent(self, now: float) -> Sent:
         """One more chunk is outstanding; the receipt goes back in with `arrived`."""
-        if self._round_began is None or self.outstanding == 0:
-            self._round_began = (now, self._delivered)
+        if not self.outstanding:
+            self._delivered_at_s = now
         self.outstanding += 1
         if self.outstanding >= self.limit:
             self._round_full = True
-        return Sent(now, self._delivered, self._round)
+        return Sent(now, self._delivered, self._delivered_at_s, self._round)
 
     def arrived(self, sent: Sent, now: float) -> None:
         """A chunk came and is verified."""
         self.outstanding -= 1
         self._delivered += 1
-        rtt = max(now - sent.at_s, 1e-6)
-        self._measure(rtt)
+        self._delivered_at_s = now
+        self._measure(max(now - sent.at_s, 1e-6))
+        rate = (self._delivered - sent.delivered) / max(now - sent.delivered_at_s, 1e-6)
+        self._round_rate = max(self._round_rate, rate)
         if self.mode is Mode.STARTUP:
-            self._limit = min(self._limit + 1, self.max_chunks)
+            self._grow()
+        elif self._limit < self._target:
+            self._limit = min(self._limit + 1, self._target)
         if sent.round == self._round:
             self._end_round(now)
 
@@ -153,27 +178,32 @@ class Window:
             self.rtt_smoothed_s = 0.875 * self.rtt_smoothed_s + 0.125 * rtt
         self._round_rtts_s.append(rtt)
 
+    def _grow(self) -> None:
+        rtt = self.rtt_min_s or self.rtt_smoothed_s
+        assert rtt is not None
+        rate = max(self._round_rate, self.rate_chunks_per_s)
+        if self._limit < STARTUP_GAIN * rate * rtt + STARTUP_SLACK_CHUNKS:
+            self._limit = min(self._limit + 1, self.max_chunks)
+
     def _end_round(self, now: float) -> None:
-        assert self._round_began is not None
         rtt = sum(self._round_rtts_s) / len(self._round_rtts_s)
         self._round_rtts_s.clear()
-        if self.rtt_min_s is None or rtt <= self.rtt_min_s:
-            self.rtt_min_s, self._rtt_min_at = rtt, (self._round, now)
-        began, delivered = self._round_began
-        rate = (self._delivered - delivered) / max(now - began, 1e-6)
+        if self.rtt_min_s is None or rtt <= self.rtt_min_s * HEADROOM:
+            self.rtt_min_s = min(rtt, self.rtt_min_s or rtt)
+            self._rtt_min_at = (self._round, now)
         standing = self._round_full and self._stands(rtt)
         self._standing_rounds = self._standing_rounds + 1 if standing else 0
+        rate, self._round_rate = self._round_rate, 0.0
         if self._standing_rounds == STANDING_ROUNDS:
             self._rates.clear()
         if self._round_full or rate > self.rate_chunks_per_s:
             self._rates.append(rate)  # a round that was not full says nothing of the link
-        self._round += 1
-        self._round_began = (now, self._delivered)
-        self._round_full = self.outstanding >= self.limit
         if self.mode is Mode.STARTUP:
             self._judge_startup(rtt, rate)
         else:
             self._steer(rtt, now)
+        self._round += 1
+        self._round_full = self.outstanding >= self.limit
 
     def _stands(self, rtt: float) -> bool:
         """Whether this round trip is far above the smallest: a queue, or a new distance."""
@@ -189,24 +219,34 @@ class Window:
         queueing = rtt > self.rtt_min_s * QUEUE_GROWTH + QUEUE_SLACK_S
         if queueing or self._flat_rounds >= FLAT_ROUNDS:
             self.mode = Mode.STEADY
-            self._limit = self._steady_limit()
+            self._aim(self._steady_limit())
 
     def _steer(self, rtt: float, now: float) -> None:
         seen_round, seen_at = self._rtt_min_at
         if self.mode is Mode.DRAIN:
-            self.mode = Mode.STEADY
+            self.mode, self._drained_in = Mode.STEADY, self._round
+        elif self._drained_in is not None:  # now comes what was asked for while it was drained
+            self._drained_in = None
             if self._end_drain(rtt, now):
                 return
         elif self._standing_rounds >= STANDING_ROUNDS:
             self.mode, self._standing_rounds, self._rate_is_fresh = Mode.DRAIN, 0, True
         elif self._round - seen_round > RTT_ROUNDS and now - seen_at > RTT_MEMORY_S:
             self.mode, self._rate_is_fresh = Mode.DRAIN, False
-        gain = 1.0
+        pipe = self.rate_chunks_per_s * (self.rtt_min_s or 0.0)
         if self.mode is Mode.DRAIN:
-            gain = DRAIN_GAIN
+            self._aim(DRAIN_GAIN * pipe)
         elif self._round % PROBE_EVERY_ROUNDS == 0:
-            gain = PROBE_GAIN
-        self._limit = self._steady_limit() * gain
+            self._aim(max(self._steady_limit(), PROBE_GAIN * pipe + HEADROOM_CHUNKS))
+        elif self._round % PROBE_EVERY_ROUNDS == 1:
+            self._aim(pipe + HEADROOM_CHUNKS)
+        else:
+            self._aim(self._steady_limit())
+
+    def _aim(self, target: float) -> None:
+        """Down at once, up by one for each chunk that comes: no burst, whatever was before."""
+        self._target = target
+        self._limit = min(self._limit, target)
 
     def _end_drain(self, rtt: float, now: float) -> bool:
         """Take this round trip for the smallest one; True if that began STARTUP anew."""

@@ -16,8 +16,8 @@ from chunkq.protocol.seal import ReplySealer
 from chunkq.runtime.slots import Slots
 
 #: Bytes of a worker's replies handed to the carrier and not yet taken over by it. A broker takes
-#: its distance to say so: 24 MiB keep 500 Mbit/s busy at a round trip of 400 ms to it.
-MAX_UNSENT_BYTES: Final = 24 * MIB
+#: its distance to say so: 40 MiB keep 500 Mbit/s busy at a round trip of 600 ms to it.
+MAX_UNSENT_BYTES: Final = 40 * MIB
 #: A full reply queue: try again after this, doubling, so often; then the requester asks again.
 NACK_RETRY_S: Final = 0.1
 NACK_RETRIES: Final = 6

@@ -39,7 +39,7 @@ class LinkShape:
     loss: float = 0.0
     jitter: float = 0.0
     broker_at: float = 0.5
-    unconfirmed_bytes: int = 24 * MIB
+    unconfirmed_bytes: int = 40 * MIB
     seed: int = 1
 
 
