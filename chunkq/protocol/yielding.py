@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from chunkq.protocol.asking import MIN_BATCH_CHUNKS
 from chunkq.protocol.window import Window
 
 
@@ -22,7 +21,7 @@ class _Yielding:
         room = self._window.room
         if not room or not self._others_first():
             return room
-        return max(0, room - min(MIN_BATCH_CHUNKS, max(1, self._window.limit // 4)))
+        return max(0, room - self._window.batch)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._window, name)
