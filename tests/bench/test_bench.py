@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.bench import __main__ as command
-from tests.bench import registry
-from tests.bench.measure import Report, Settings, alternate, ratio
+from tests.bench import librabbitmq, registry
+from tests.bench.measure import PeerMissing, Report, Settings, alternate, ratio
+from tests.bench.peers import PEERS
 
 #: What each must tell, and arguments that make it short. `profile` needs perf: not run here.
 KEYS = {
@@ -32,6 +36,23 @@ SLICES = {name: ["--size", "16"] for name in KEYS} | {
 }
 
 
+#: What `make bench` installs and `make test` does not.
+PEER_PROGRAMS = ("nats-server", "nncp-", "rsync")
+PEER_MODULES = ("nats", "libtorrent")
+
+
+def hide_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that has none of them: what runs here shall not depend on it."""
+    which = shutil.which
+
+    def without(name: str, *arguments: Any, **options: Any) -> str | None:
+        return None if name.startswith(PEER_PROGRAMS) else which(name, *arguments, **options)
+
+    monkeypatch.setattr(shutil, "which", without)
+    for module in PEER_MODULES:
+        monkeypatch.setitem(sys.modules, module, None)
+
+
 @pytest.mark.rabbitmq
 @pytest.mark.parametrize("name", sorted(set(registry.names()) & KEYS.keys()))
 def test_a_benchmark_runs(
@@ -45,6 +66,8 @@ def test_a_benchmark_runs(
     A key without a figure says what to install, and then the exit code says so too.
     """
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if name == "peers":
+        hide_peers(monkeypatch)
     code = command.main([name, "--json", *SLICES[name], "--pairs", "1", "--settle", "0"])
     table, last = capsys.readouterr().out.strip().rsplit("\n", 1)
     figures = json.loads(last)
@@ -55,6 +78,85 @@ def test_a_benchmark_runs(
     assert [] == [why for why in missing.values() if "install" not in why]
     assert (command.EXIT_MISSING if missing else 0) == code
     assert [] == list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("key", "how"),
+    [
+        ("nats", "nats-server is not installed; apt-get install nats-server"),
+        ("nncp", "nncp-cfgnew is not installed; apt-get install nncp"),
+        ("libtorrent", "libtorrent is not installed; pip install libtorrent"),
+        ("rsync", "rsync is not installed; apt-get install rsync"),
+    ],
+)
+def test_a_missing_peer_says_how_to_install_it(
+    key: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything of it is started or written."""
+    hide_peers(monkeypatch)
+    with pytest.raises(PeerMissing) as raised:
+        PEERS[key][1](tmp_path, tmp_path / "file").__enter__()
+
+    assert how == str(raised.value)
+    assert [] == list(tmp_path.iterdir())
+
+
+def test_nats_without_its_python_client_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server alone is not enough."""
+    monkeypatch.setattr(shutil, "which", lambda name, **_options: f"/usr/sbin/{name}")
+    monkeypatch.setitem(sys.modules, "nats", None)
+    with pytest.raises(PeerMissing) as raised:
+        PEERS["nats"][1](tmp_path, tmp_path / "file").__enter__()
+
+    assert "nats.py is not installed; pip install nats-py" == str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "librabbitmq.c:12:10: fatal error: amqp.h: No such file or directory",
+        "/usr/bin/ld: cannot find -lrabbitmq: No such file or directory",
+    ],
+)
+def test_librabbitmq_without_its_library_is_missing(
+    complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the compiler and the linker say of it is understood."""
+    compiler = tmp_path / "cc"
+    compiler.write_text(f"#!/bin/sh\necho '{complaint}' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PeerMissing) as raised:
+        librabbitmq.compiled(tmp_path)
+
+    assert f"librabbitmq is not installed; {librabbitmq.INSTALL}" == str(raised.value)
+
+
+def test_librabbitmq_without_a_compiler_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is compiled anywhere else than in the benchmark's own directory."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PeerMissing) as raised:
+        librabbitmq.compiled(tmp_path)
+
+    assert f"no C compiler; {librabbitmq.INSTALL}" == str(raised.value)
+
+
+def test_another_fault_of_the_compiler_is_not_a_missing_peer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our own program's errors are shown as they are."""
+    compiler = tmp_path / "cc"
+    compiler.write_text("#!/bin/sh\necho 'error: expected ;' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError) as raised:
+        librabbitmq.compiled(tmp_path)
+
+    assert "error: expected ;" in str(raised.value)
 
 
 def test_what_there_is_can_be_listed(capsys: pytest.CaptureFixture[str]) -> None:

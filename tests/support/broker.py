@@ -73,7 +73,7 @@ class Broker:
 
     def __init__(self, directory: Path, scripts: Path) -> None:
         self.directory = directory
-        self.ports = Ports(*_free_ports(4))
+        self.ports = Ports(*free_ports(4))
         self.authority = Authority(directory / "tls")
         self._scripts = scripts
         self._node = f"chunkq{self.ports.amqp}@localhost"
@@ -352,7 +352,7 @@ def _binary(pattern: str) -> str:
     return f'<<"{escaped}">>'
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports nobody listens on; all are held until the last is found, so that they differ."""
     sockets = [socket.socket() for _ in range(count)]
     try:
