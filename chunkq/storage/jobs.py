@@ -18,7 +18,10 @@ import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from functools import cache
 from typing import Final
+
+from pydantic import TypeAdapter
 
 from chunkq.errors import NotFound, StorageError
 from chunkq.protocol.limits import KIB
@@ -59,6 +62,12 @@ class Job:
     error_code: str = ""
     error_message: str = ""
     state: JobState = JobState.PENDING
+
+
+@cache
+def _parser() -> TypeAdapter[Job]:
+    """What a job's file may hold, types and all: it may have been edited by hand."""
+    return TypeAdapter(Job)
 
 
 class JobClaim:
@@ -277,10 +286,8 @@ class JobStore:
         if raw is None:
             return None
         try:
-            content = json.loads(raw)
-            content["sources"] = tuple(content["sources"])
-            job = Job(**content, state=state)
-        except (ValueError, TypeError, KeyError):
+            job = replace(_parser().validate_json(raw, strict=True), state=state)
+        except ValueError:
             return None
         return job if job.job_id + _SUFFIX == name else None
 

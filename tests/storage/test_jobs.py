@@ -218,8 +218,10 @@ def test_what_is_no_job_is_set_aside(store: JobStore, tmp_path: Path) -> None:
     """A damaged file does not hold up the others."""
     add(store, 5)
     pending = tmp_path / "jobs" / "pending"
-    bad = [f"{NOW_MS}-0000000{number}.json" for number in range(4)]
-    for name, content in zip(bad, ("", "[]", '{"sources": 3}', '{"job_id": "x"}'), strict=True):
+    bad = [f"{NOW_MS}-0000000{number}.json" for number in range(5)]
+    typed_wrong = '{"job_id": 5, "sources": ["a:s/f"], "destination": "/x"}'
+    contents = ("", "[]", '{"sources": 3}', '{"job_id": "x"}', typed_wrong)
+    for name, content in zip(bad, contents, strict=True):
         (pending / name).write_text(content)
     (pending / "README").write_text("not a job")
 
