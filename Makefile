@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint bench scale install need clean
+.PHONY: demo test lint bench scale fuzz install need clean
 
 demo: $(STAMP)
 	$(BIN)/chunkq demo
@@ -30,6 +30,12 @@ bench: $(STAMP) need $(PEERS)
 # A peer that cannot be had here is named in the tables: the others are measured.
 $(PEERS): pyproject.toml .ci/bench-need | $(STAMP)
 	if .ci/bench-need $(VENV); then touch $(PEERS); fi
+
+# Coverage-guided campaigns on every parser, SECONDS each; `make test` has a slice of them.
+SECONDS := 60
+fuzz: $(STAMP)
+	$(BIN)/python -m pip install -q --disable-pip-version-check --group fuzz
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 install: $(STAMP)
 

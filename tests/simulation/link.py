@@ -133,7 +133,9 @@ class SimulatedLink:
     def push(self, queue: _Queue) -> None:
         """Send on what waits, as far as the consumer's prefetch allows."""
         consumer = queue.consumer
-        while consumer is not None and queue.waiting and consumer.unacknowledged < consumer.prefetch:
+        while (
+            consumer is not None and queue.waiting and consumer.unacknowledged < consumer.prefetch
+        ):
             consumer.unacknowledged += 1
             delay_s = self.varied(consumer.from_broker_s)
             self.loop.call_later(delay_s, consumer.arrived, queue.waiting.popleft())

@@ -87,7 +87,10 @@ async def two_sites(
     """Both sites at work, until the end."""
     random, log = Random(seed), Log()
     alice, bob = (SiteKeys(random.randbytes(32), random.randbytes(32)) for _ in range(2))
-    refs = {name: PeerRef(name, card_of(keys, name), name) for name, keys in (("alice", alice), ("bob", bob))}
+    refs = {
+        name: PeerRef(name, card_of(keys, name), name)
+        for name, keys in (("alice", alice), ("bob", bob))
+    }
     pool = ThreadPoolExecutor(1)  # never starts a thread: the loop does the work itself
     serving, here = link.end("bob", is_origin=True), link.end("alice", is_origin=False)
     worker = OriginWorker(

@@ -1,0 +1,106 @@
+"""`python -m tests.fuzz [TARGET ...] [--seconds S] [--jobs N]`: coverage-guided campaigns.
+
+Each target runs in a process of its own, bounded in time, memory and the length of its input. What
+it finds is kept beside the corpus, and shown with the command that runs it again:
+`python -m tests.fuzz TARGET --input FILE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.fuzz.target import Target
+from tests.fuzz.targets import TARGETS
+
+#: libFuzzer's bounds: one input may take so long, and the process so much memory.
+TIMEOUT_S = 10
+RSS_LIMIT_MIB = 1024
+#: Longer inputs only make it slow; limits beyond are tested by hand.
+MAX_INPUT_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one target's campaign came to."""
+
+    name: str
+    executions: int
+    failed: bool
+    output: str
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    parser.add_argument("--seconds", type=int, default=60, help="for each target (60)")
+    parser.add_argument("--jobs", type=int, default=2, help="at once (2)")
+    parser.add_argument("--corpus", type=Path, help="keep what was learnt here")
+    parser.add_argument("--input", type=Path, help="run one input and show what comes of it")
+    given = parser.parse_args(arguments)
+    unknown = sorted(set(given.names) - set(TARGETS))
+    if unknown:
+        parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(TARGETS)}")
+    targets = [TARGETS[name] for name in given.names or TARGETS]
+    if given.input:
+        return run_one(targets[0], given.input.read_bytes())
+    with tempfile.TemporaryDirectory(prefix="chunkq-fuzz-") as directory:
+        root = given.corpus or Path(directory)
+        with ThreadPoolExecutor(given.jobs) as pool:
+            outcomes = list(pool.map(lambda target: campaign(target, root, given.seconds), targets))
+    for outcome in outcomes:
+        mark = "FAILED" if outcome.failed else "ok"
+        print(f"{outcome.name:<16} {outcome.executions:>12,} executions  {mark}")
+    print(f"{'in all':<16} {sum(outcome.executions for outcome in outcomes):>12,} executions")
+    for outcome in outcomes:
+        if outcome.failed:
+            print(f"\n{outcome.name}:\n{outcome.output}")
+    return int(any(outcome.failed for outcome in outcomes))
+
+
+def run_one(target: Target, data: bytes) -> int:
+    print("taken" if target.check(data) else "refused with a typed error")
+    return 0
+
+
+def campaign(target: Target, root: Path, seconds: int) -> Outcome:
+    """Run one target in a process of its own."""
+    corpus = root / target.name
+    corpus.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(target.seeds()):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    command = [sys.executable, "-m", "tests.fuzz.child", target.name]
+    options = [
+        f"-max_total_time={seconds}",
+        f"-timeout={TIMEOUT_S}",
+        f"-rss_limit_mb={RSS_LIMIT_MIB}",
+        f"-max_len={max([MAX_INPUT_BYTES, *map(len, target.seeds())])}",
+        f"-artifact_prefix={corpus}/failed-",
+        "-print_final_stats=1",
+    ]
+    done = subprocess.run(
+        [*command, *options, str(corpus)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    found = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
+    failures = [f"input {path.read_bytes().hex()}" for path in sorted(corpus.glob("failed-*"))]
+    tail = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
+    return Outcome(
+        name=target.name,
+        executions=int(found[1]) if found else 0,
+        failed=done.returncode != 0,
+        output="\n".join([tail, *failures]),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Targets: what lies on a disk or a stick, and what a person types."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+from chunkq.api.source import Source
+from chunkq.ports import TransferState
+from chunkq.protocol.bitmap import Bitmap
+from chunkq.protocol.identity import encode_card
+from chunkq.protocol.limits import DIGEST_SIZE_BYTES
+from chunkq.protocol.names import check_link_target, check_path
+from chunkq.settings.load import load
+from chunkq.settings.places import Directories
+from chunkq.settings.quantity import parse_duration, parse_size
+from chunkq.settings.registry import Registry
+from chunkq.storage.jobs import JobState, JobStore
+from chunkq.storage.received import ReceivedLog
+from chunkq.storage.statefile import StateFile, StateHeader, decode_header
+from chunkq.transport.spool import names
+from tests.fuzz.target import Target, as_file
+from tests.protocol.sites import ALICE
+
+TRANSFER_ID = "0f" * 16
+SPOOL_NAME = str(names.PacketName(1, 2, 3, 4, 5, "0123456789abcdef"))
+JOB_ID = f"{1:013d}-{0:08x}"
+#: One directory for all runs of this process: files are small and rewritten each time.
+_PLACE = tempfile.TemporaryDirectory(prefix="chunkq-fuzz-")
+_ROOT = Path(_PLACE.name)
+
+
+def _place(*parts: str) -> Path:
+    path = _ROOT.joinpath(*parts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
+
+
+def _state_file(data: bytes) -> object:
+    decode_header(data, TRANSFER_ID)
+    with as_file(data) as fd:
+        return StateFile(os.dup(fd), TRANSFER_ID, "state").load()
+
+
+def _state_seed() -> bytes:
+    bitmap = Bitmap(20)
+    bitmap.fill(3, 5)
+    with as_file(b"") as fd:
+        state = StateFile(os.dup(fd), TRANSFER_ID, "state")
+        state.write_header(StateHeader(ephemeral=b"e" * 32, share="s", path="a/b"))
+        for generation in (1, 2):
+            state.store(
+                TransferState(
+                    generation=generation,
+                    phase=2,
+                    root=b"r" * DIGEST_SIZE_BYTES,
+                    size_bytes=20 * 4096,
+                    chunk_size_bytes=4096,
+                    bitmap=bitmap,
+                )
+            )
+        state.close()
+        os.lseek(fd, 0, os.SEEK_SET)
+        return os.read(fd, 1 << 20)
+
+
+def _spool_name(data: bytes) -> object:
+    name = os.fsdecode(data)
+    names.created_ms(name)
+    names.is_consumer_id(name)
+    packet = names.parse_packet(name)
+    if packet is not None:
+        assert names.parse_packet(str(packet)) == packet
+    return packet
+
+
+def _path(data: bytes) -> object:
+    parts = check_path(_text(data))
+    assert not {"", ".", ".."} & set(parts)
+    return parts
+
+
+def _link(data: bytes) -> object:
+    place, _, target = _text(data).partition("\0")
+    return check_link_target(check_path(place), target)
+
+
+def _configuration(data: bytes) -> object:
+    _place("config", "config.toml").write_bytes(data)
+    return load(config_dir=_ROOT / "config", state_dir=_ROOT / "state", environ={})
+
+
+def _registry(kind: str, data: bytes) -> object:
+    _place("registry", kind, "fuzzed.toml").write_bytes(data)
+    directories = Directories(config=_ROOT / "registry", state=_ROOT / "state")
+    return Registry(directories).problems
+
+
+def _peer_seed() -> bytes:
+    lines = [
+        f'card = "{encode_card(ALICE, "alice")}"',
+        'link = "default"',
+        'address = "alice"',
+        "added_at = 2026-01-01T00:00:00Z",
+    ]
+    return "\n".join(lines).encode()
+
+
+def _quantity(data: bytes) -> object:
+    """`ValueError` is what pydantic asks of a validator."""
+    text = _text(data)
+    return parse_duration(text) if text.endswith("s") else parse_size(text)
+
+
+def _job(data: bytes) -> object:
+    store = JobStore(_ROOT)
+    _place("jobs", JobState.PENDING, f"{JOB_ID}.json").write_bytes(data)
+    try:
+        return store.jobs(JobState.PENDING)
+    finally:
+        store.close()
+
+
+def _job_seeds() -> list[bytes]:
+    job: dict[str, object] = {
+        "job_id": JOB_ID,
+        "sources": ["a:s/f"],
+        "destination": "/x",
+        "options": {"links": True},
+    }
+    return [json.dumps(job).encode()]
+
+
+def _received(data: bytes) -> object:
+    _place("received", "received.jsonl").write_bytes(data)
+    return ReceivedLog(_ROOT / "received").find("/a")
+
+
+TARGETS = [
+    Target("state-file", _state_file, lambda: [_state_seed()]),
+    Target("spool-name", _spool_name, lambda: [SPOOL_NAME.encode()]),
+    Target("path", _path, lambda: [b"a/b.txt", "ä/ü".encode()]),
+    Target("link-target", _link, lambda: [b"a/b\0../c"]),
+    Target(
+        "configuration",
+        _configuration,
+        lambda: [b'name = "a"\n[links.slow]\nurl = "amqp://u:p@h:1/v"\nlargest_chunk = "64KiB"\n'],
+    ),
+    Target("peer-file", lambda data: _registry("peers", data), lambda: [_peer_seed()]),
+    Target("share-file", lambda data: _registry("shares", data), lambda: [b'path = "/srv"\n']),
+    Target("quantity", _quantity, lambda: [b"64KiB", b"1.5s", b"10s"], (ValueError,)),
+    Target("source", lambda data: Source.parse(_text(data)), lambda: [b"alice:docs/a/b"]),
+    Target("job", _job, _job_seeds),
+    Target("received", _received, lambda: [b'{"path": "/a", "size_bytes": 1}\n']),
+]

@@ -1,0 +1,175 @@
+"""Targets: what comes from the broker or a peer."""
+
+from __future__ import annotations
+
+from pika import exceptions
+
+from chunkq.errors import ChunkqError
+from chunkq.protocol import cbor, messages
+from chunkq.protocol.digest import digest
+from chunkq.protocol.geometry import Geometry
+from chunkq.protocol.identity import decode_card, encode_card
+from chunkq.protocol.limits import DIGEST_SIZE_BYTES
+from chunkq.protocol.manifest import (
+    Head,
+    ManifestBuilder,
+    decode_head,
+    encode_head,
+    sign_head,
+    verify_head,
+    verify_page,
+)
+from chunkq.protocol.messages import Body
+from chunkq.protocol.origin import Gate
+from chunkq.protocol.packet import ReplyKind, parse_reply, parse_request
+from chunkq.protocol.seal import ReplyOpener, ReplySealer
+from chunkq.transport.rabbitmq.frames import FrameReader
+from tests.fuzz.target import Target
+from tests.protocol.sites import (
+    ALICE,
+    ALICE_CARD,
+    BOB,
+    BOB_CARD,
+    ORIGIN_EPHEMERAL,
+    REQUESTER_EPHEMERAL,
+    make_request,
+)
+from tests.transport.test_rabbitmq_frames import BODY_MAX, Told, delivery
+
+WALL_MS = 1_000_100
+GEOMETRY = Geometry(3 * 4096 + 5, 4096)
+
+
+def _admit(data: bytes) -> object:
+    """The whole gate, to the decoded body."""
+    gate = Gate(
+        keys=BOB,
+        peer=lambda site_id: ALICE_CARD if site_id == ALICE.site_id else None,
+        seen=lambda peer, request_id: False,
+        requests_per_s=1e9,
+    )
+    return gate.decode(gate.admit(data, 0.0, WALL_MS))
+
+
+def _sealed_reply() -> bytes:
+    raw = parse_request(make_request())
+    sealer = ReplySealer(raw=raw, keys=BOB, ephemeral_secret=ORIGIN_EPHEMERAL)
+    return sealer.seal(ReplyKind.CHUNK, b"c" * 300, 7)
+
+
+def _open_reply(data: bytes) -> object:
+    raw = parse_reply(data)
+    opener = ReplyOpener(
+        header=raw.header,
+        sender=ALICE.site_id,
+        recipient=BOB_CARD,
+        ephemeral_secret=REQUESTER_EPHEMERAL,
+    )
+    return opener.open(raw)
+
+
+def _bodies() -> list[type[Body]]:
+    """Every body there is, so that none is forgotten."""
+    found = {value for value in vars(messages).values() if isinstance(value, type)}
+    return sorted(
+        (model for model in found if issubclass(model, Body) and model is not Body),
+        key=lambda model: model.__name__,
+    )
+
+
+def _decode_body(data: bytes) -> object:
+    """The first byte chooses the model; what is taken is the same bytes encoded again."""
+    models = _bodies()
+    if not data:
+        return None
+    model = models[data[0] % len(models)]
+    body = cbor.decode(model, data[1:])
+    assert cbor.decode(model, cbor.encode(body)) == body
+    return body
+
+
+def _body_seeds() -> list[bytes]:
+    root = b"r" * DIGEST_SIZE_BYTES
+    bodies: list[Body] = [
+        messages.Open(instance="i1", share="s", path="a/b", largest_chunk=4096),
+        messages.Pages(
+            instance="i1", share="s", path="a", root=root, chunk_size=4096, runs=[(0, 2), (4, 1)]
+        ),
+        messages.Chunks(
+            instance="i1", share="s", path="a", root=root, chunk_size=4096, runs=[(0, 2), (4, 1)]
+        ),
+        messages.List(instance="i1", share="s", path="", cursor="x"),
+        messages.Receipt(instance="i1", share="s", path="a", root=root),
+        messages.Listing(
+            entries=[messages.Entry(name="n", type="file", size=3, mode=0o644, mtime_ns=-1)]
+        ),
+        messages.Refusal(reason=messages.RefusalReason.BUSY, retry_after_ms=5),
+    ]
+    models = _bodies()
+    return [bytes((models.index(type(body)),)) + cbor.encode(body) for body in bodies]
+
+
+def _leaves() -> bytes:
+    return b"".join(digest(bytes((index,)) * GEOMETRY.length(index)) for index in range(4))
+
+
+def _head() -> Head:
+    builder = ManifestBuilder(GEOMETRY)
+    for index in range(4):
+        builder.add(bytes((index,)) * GEOMETRY.length(index))
+    return builder.finish()[0]
+
+
+def _decode_head(data: bytes) -> object:
+    head = decode_head(data)
+    assert encode_head(head) == data
+    return head
+
+
+def _verify_head(data: bytes) -> object:
+    return verify_head(BOB_CARD, data[:-64], data[-64:])
+
+
+def _signed_head() -> bytes:
+    packed = encode_head(_head())
+    return packed + sign_head(BOB, packed)
+
+
+def _verify_page(data: bytes) -> object:
+    return verify_page(_head(), data[0] if data else 0, data[1:])
+
+
+def _decode_card(data: bytes) -> object:
+    return decode_card(data.decode("utf-8", "replace"))
+
+
+def _read_frames(data: bytes) -> object:
+    """The first byte says in how large pieces the stream comes."""
+    reader = FrameReader(Told(), body_max=BODY_MAX)
+    step = (data[0] if data else 0) + 1
+    for at in range(1, len(data), step):
+        piece = data[at : at + step]
+        room = reader.room()
+        assert len(room) >= len(piece)
+        room[: len(piece)] = piece
+        reader.feed(len(piece))
+    return reader
+
+
+TARGETS = [
+    Target("request", parse_request, lambda: [make_request()]),
+    Target("gate", _admit, lambda: [make_request()]),
+    Target("reply", parse_reply, lambda: [_sealed_reply()]),
+    Target("sealed-reply", _open_reply, lambda: [_sealed_reply()]),
+    Target("body", _decode_body, _body_seeds),
+    Target("head", _decode_head, lambda: [encode_head(_head())]),
+    Target("signed-head", _verify_head, lambda: [_signed_head()]),
+    Target("page", _verify_page, lambda: [b"\0" + _leaves()]),
+    Target("card", _decode_card, lambda: [encode_card(ALICE, "alice").encode()]),
+    Target(
+        "amqp-frames",
+        _read_frames,
+        lambda: [b"\x40" + b"".join(delivery(1, 9, b"body" * 40))],
+        (ChunkqError, exceptions.AMQPError),
+    ),
+]
