@@ -25,6 +25,7 @@ from chunkq.runtime.asking import Order
 from chunkq.runtime.fetch import FileFetch
 from chunkq.runtime.manifests import Manifests
 from chunkq.runtime.origin import OriginWorker
+from chunkq.runtime.packing import Packing
 from chunkq.runtime.peer import PeerLink, Requester
 from chunkq.settings import Link, Peer, Registry, Settings
 from chunkq.storage.destination import Destination
@@ -215,6 +216,7 @@ async def origin_worker(
         max_message_bytes=transport.limits.max_message_bytes,
         largest_chunk_bytes=link.largest_chunk_bytes,
         log=log,
+        packing=Packing(clock) if link.packs else None,
     )
     try:
         yield OriginWorker(
@@ -269,6 +271,7 @@ class Fetcher:
                     ref,
                     lifetime_s=link.request_lifetime_s,
                     largest_chunk_bytes=link.largest_chunk_bytes,
+                    zstd=link.packs,
                 )
             return known
 

@@ -269,6 +269,12 @@ class BadSeal(PacketError):
     code = "bad_seal"
 
 
+class BadFrame(PacketError):
+    """A packed body that is not one plain zstd frame of the expected length."""
+
+    code = "bad_frame"
+
+
 class OverBudget(PacketError):
     """The peer, or everybody unverified together, sends more than this worker will look at."""
 

@@ -239,6 +239,7 @@ def test_the_template_carries_any_url(home: Directories) -> None:
         ('[links.b]\nurl = "amqps://x"\ncert = "c"', "cert and key go together", None),
         ('[links.b]\nurl = "amqps://x"\nexternal = true', "give cert and key", None),
         ('[links.B]\nurl = "spool:///x"', ":2: links.B: ", None),
+        ('[links.b]\nurl = "spool:///x"\ncompression = "best"', ":3: links.b.compression", None),
         ("links = 3", ":1: unknown key links", None),
         ('[log]\nlevel = "loud"', ":2: log.level: ", None),
     ],

@@ -12,7 +12,16 @@ from chunkq.cli import console
 from chunkq.cli.options import JsonOption, Options
 
 #: What decides how chunkq behaves, besides itself.
-LIBRARIES: Final = ("pika", "pynacl", "blake3", "cbor2", "pydantic", "structlog", "typer")
+LIBRARIES: Final = (
+    "pika",
+    "pynacl",
+    "blake3",
+    "cbor2",
+    "pydantic",
+    "structlog",
+    "typer",
+    "zstandard",
+)
 NOT_INSTALLED: Final = "not installed"
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)

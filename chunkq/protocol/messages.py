@@ -73,10 +73,14 @@ class Body(BaseModel):
 
 
 class Request(Body):
-    """`priority`: what the answer may overtake at the origin, and what may overtake it."""
+    """`priority`: what the answer may overtake at the origin, and what may overtake it.
+
+    `zstd`: replies may be packed (`packing`).
+    """
 
     instance: Label
     priority: PriorityWord = "normal"
+    zstd: bool = False
 
 
 class Open(Request):

@@ -26,6 +26,8 @@ _REQUEST: Final = struct.Struct(">4sBBH32s32s16sQQ32sI")
 #: magic, kind, suite, flags, request id, ephemeral, seq, index, body size.
 _REPLY: Final = struct.Struct(">4sBBH16s32sQQI")
 _REQUEST_ID: Final = struct.Struct(">QQ")
+#: A reply's only flag: what is sealed is a zstd frame (see `packing`) with the body in it.
+PACKED_FLAG: Final = 0x0001
 REQUEST_HEADER_SIZE_BYTES: Final = _REQUEST.size
 REPLY_HEADER_SIZE_BYTES: Final = _REPLY.size
 #: Both suites end a sealed body with a tag of 16 bytes.
@@ -128,7 +130,10 @@ class RawRequest:
 
 @dataclass(frozen=True, slots=True)
 class ReplyHeader:
-    """`suite` is what the body is sealed with; `seq` is its nonce; `index` a chunk's or page's."""
+    """`suite` is what the body is sealed with; `seq` is its nonce; `index` a chunk's or page's.
+
+    `packed`: a zstd frame was sealed in the body's place.
+    """
 
     kind: ReplyKind
     suite: Suite
@@ -136,6 +141,7 @@ class ReplyHeader:
     ephemeral: bytes
     seq: int
     index: int
+    packed: bool = False
 
     def encode(self, body_size: int) -> bytes:
         """The 76 bytes on the wire, for a sealed body of `body_size`."""
@@ -143,7 +149,7 @@ class ReplyHeader:
             REPLY_MAGIC,
             self.kind,
             self.suite,
-            0,
+            PACKED_FLAG if self.packed else 0,
             self.request_id.to_bytes(),
             self.ephemeral,
             self.seq,
@@ -215,8 +221,9 @@ def parse_reply(raw: Buffer) -> RawReply:
         ephemeral=ephemeral,
         seq=seq,
         index=index,
+        packed=bool(flags & PACKED_FLAG),
     )
-    _check_rest(flags, body, size - _REPLY.size)
+    _check_rest(flags & ~PACKED_FLAG, body, size - _REPLY.size)
     return RawReply(header, view[: _REPLY.size], view[_REPLY.size :])
 
 
@@ -229,6 +236,6 @@ def _known(kinds: type[_E], number: int) -> _E:
 
 def _check_rest(flags: int, body_size: int, actual_size: int) -> None:
     if flags:
-        raise Malformed(f"flags {flags:#06x}; none are defined")
+        raise Malformed(f"flags {flags:#06x} are not known")
     if body_size != actual_size:
         raise Malformed(f"the header says a body of {body_size} bytes, there are {actual_size}")

@@ -42,6 +42,7 @@ from chunkq.protocol.packet import (
     RequestKind,
     Suite,
 )
+from chunkq.protocol.packing import unpack
 
 __all__ = [
     "ReplyOpener",
@@ -153,8 +154,11 @@ class ReplySealer:
         # Its `next` is one step under the interpreter's lock: threads never share a nonce.
         self._seqs = itertools.count()
 
-    def seal(self, kind: ReplyKind, body: Buffer, index: int = 0) -> bytes:
-        """A whole reply. Raises `Malformed` (body too large), `OverBudget` (no nonce left)."""
+    def seal(self, kind: ReplyKind, body: Buffer, index: int = 0, *, packed: bool = False) -> bytes:
+        """A whole reply; `packed`: `body` is what `packing.pack` made of the reply's body.
+
+        Raises `Malformed` (body too large), `OverBudget` (no nonce left).
+        """
         if len(body) > _LARGEST_REPLY_BODY:
             raise Malformed(
                 f"a reply's body of {len(body)} bytes; the most is {_LARGEST_REPLY_BODY}"
@@ -162,9 +166,11 @@ class ReplySealer:
         seq = next(self._seqs)
         if seq >= MAX_REPLIES_PER_REQUEST:
             raise OverBudget(f"one request has had {MAX_REPLIES_PER_REQUEST} replies")
-        header = ReplyHeader(kind, self.suite, self._request_id, self._ephemeral, seq, index)
-        packed = header.encode(len(body) + SEAL_SIZE_BYTES)
-        return aead.seal(self.suite, self._key, seq, packed, body)
+        header = ReplyHeader(
+            kind, self.suite, self._request_id, self._ephemeral, seq, index, packed
+        )
+        encoded = header.encode(len(body) + SEAL_SIZE_BYTES)
+        return aead.seal(self.suite, self._key, seq, encoded, body)
 
 
 class ReplyOpener:
@@ -199,11 +205,17 @@ class ReplyOpener:
             and header.suite is self._suite
         )
 
-    def open(self, raw: RawReply) -> bytes:
-        """The reply's body. Raises `BadSeal`."""
+    def open(self, raw: RawReply, size: int | None = None) -> bytes:
+        """The reply's body, unpacked; `size`: how long a packed one must be, where that is known.
+
+        Raises `BadSeal`, and `BadFrame` for a frame that the origin should not have sent.
+        """
         self._check(raw)
         seq = raw.header.seq
-        return aead.unseal(self._suite, self._key, seq, raw.header_bytes, raw.sealed_body)
+        body = aead.unseal(self._suite, self._key, seq, raw.header_bytes, raw.sealed_body)
+        if not raw.header.packed:
+            return body
+        return unpack(body, _LARGEST_REPLY_BODY if size is None else size, exact=size is not None)
 
     def open_into(self, raw: RawReply, room: memoryview) -> None:
         """The reply's body into `room`, which is as long (`raw.body_size`). Raises `BadSeal`."""

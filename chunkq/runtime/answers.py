@@ -42,6 +42,7 @@ from chunkq.protocol.messages import (
 from chunkq.protocol.names import check_path
 from chunkq.protocol.packet import ReplyKind
 from chunkq.runtime.manifests import Manifests, Preparing
+from chunkq.runtime.packing import Packing
 from chunkq.runtime.replies import Replies, refusal
 
 #: So much is read, checked and sealed in one go on a thread.
@@ -84,13 +85,16 @@ class Answers:
         max_message_bytes: int,
         largest_chunk_bytes: int,
         log: Log,
+        packing: Packing | None = None,
     ) -> None:
+        """`packing` None: nothing is ever packed."""
         self._directory = directory
         self._manifests = manifests
         self._pool = pool
         self._max_message_bytes = max_message_bytes
         self._largest_chunk_bytes = largest_chunk_bytes
         self._log = log
+        self._packing = packing
 
     async def act(self, peer: PeerRef, body: Request, replies: Replies) -> None:
         """Answer `body`; a `TransportError` ends it and is the caller's."""
@@ -183,6 +187,10 @@ class Answers:
             indices = list(from_ranges(body.runs))
             if indices[-1] >= version.geometry.chunk_count:
                 raise Stale
+            if self._packing is not None and body.zstd:
+                replies.packer = self._packing.packer(
+                    peer.alias, body.root, replies.request_id.epoch
+                )
             step = max(1, BATCH_BYTES // version.geometry.chunk_size_bytes)
             for at in range(0, len(indices), step):
                 packets = await self._in_pool(
@@ -190,6 +198,7 @@ class Answers:
                 )
                 for packet in packets:
                     await replies.send(packet)
+                replies.sent(packets)
             for first, count in body.runs:
                 self._log(
                     "chunks_sent",
@@ -219,7 +228,8 @@ class Answers:
             entries.append(entry)
         cursor = page.cursor if len(entries) == len(page.entries) else entries[-1].name
         listing = Listing(entries=entries, cursor=cursor, omitted=page.omitted)
-        await replies.send_body(ReplyKind.LISTING, listing)
+        packed = self._packing is not None and body.zstd
+        await replies.send_body(ReplyKind.LISTING, listing, packed=packed)
 
     # ------------------------------------------------------------ small pieces
 
@@ -259,7 +269,7 @@ def _seal_chunks(version: _Version, indices: list[int], replies: Replies) -> lis
         leaf = version.manifest.leaves(index, 1)
         if len(body) != geometry.length(index) or digest(body) != leaf[:DIGEST_SIZE_BYTES]:
             raise Stale
-        packets.append(replies.sealer.seal(ReplyKind.CHUNK, body, index))
+        packets.append(replies.seal(ReplyKind.CHUNK, body, index))
     return packets
 
 

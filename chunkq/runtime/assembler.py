@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from chunkq.errors import BadSeal, DiskFull
+from chunkq.errors import BadFrame, BadSeal, DiskFull
 from chunkq.ports import Delivery, PartFile
 from chunkq.protocol.digest import digest
 from chunkq.protocol.geometry import Geometry
@@ -174,18 +174,24 @@ class Assembler:
     def _open(self, job: ChunkJob, room: memoryview) -> bool:
         """Whether the chunk is in `room` and may be written; else its outcome says why not."""
         try:
-            if job.raw.body_size == room.nbytes:
+            if job.raw.header.packed:
+                room[:] = job.asked.open(job.raw, room.nbytes)
+            elif job.raw.body_size == room.nbytes:
                 job.asked.open_into(job.raw, room)
-                if job.leaf is None:
-                    job.outcome = Outcome.ADOPTED
-                elif digest(room) != job.leaf:
-                    job.outcome = Outcome.BAD
             else:
                 job.asked.open(job.raw)
                 job.outcome = Outcome.BAD
         except BadSeal:
             job.outcome = Outcome.UNSEALED
-        return job.outcome in (Outcome.STORED, Outcome.ADOPTED)
+        except BadFrame:
+            job.outcome = Outcome.BAD
+        if job.outcome is not Outcome.STORED:
+            return False
+        if job.leaf is None:
+            job.outcome = Outcome.ADOPTED
+        elif digest(room) != job.leaf:
+            job.outcome = Outcome.BAD
+        return job.outcome is not Outcome.BAD
 
     def _write(self, run: list[ChunkJob], data: memoryview) -> None:
         if not run:

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from chunkq.errors import BadSeal, PacketError, TransportError
+from chunkq.errors import PacketError, TransportError
 from chunkq.ports import Clock, Delivery, Entropy, Log, Mailbox, PeerRef, Transport
 from chunkq.protocol import cbor
+from chunkq.protocol.compression import Appetite
 from chunkq.protocol.identity import SiteKeys
 from chunkq.protocol.limits import KEY_SIZE_BYTES, MAX_WINDOW_BYTES, MIB
 from chunkq.protocol.messages import Receipt, Refusal, RefusalReason, Request
@@ -61,9 +62,12 @@ class Asked:
     clock_offset_ms: int = 0
     openers: OrderedDict[bytes, ReplyOpener] = field(default_factory=OrderedDict)
 
-    def open(self, raw: RawReply) -> bytes:
-        """The body of a reply. Raises `BadSeal`. May be called from any one thread at a time."""
-        return self._opener(raw.header).open(raw)
+    def open(self, raw: RawReply, size: int | None = None) -> bytes:
+        """The body of a reply, which has `size` bytes if it is packed and that is known.
+
+        Raises `BadSeal`, `BadFrame`. May be called from any one thread at a time.
+        """
+        return self._opener(raw.header).open(raw, size)
 
     def open_into(self, raw: RawReply, room: memoryview) -> None:
         """As `open`, into `room`, which is as long as the body (`raw.body_size`)."""
@@ -119,6 +123,7 @@ class Requester:
         self._tasks = Tasks(self._on_error)
         self._sending: set[asyncio.Task[None]] = set()
         self._backlog_bytes = 0
+        self._appetite = Appetite()
         self._backlog_low = asyncio.Event()
         self._backlog_low.set()
         self._epoch = 0
@@ -153,14 +158,23 @@ class Requester:
 
     def landed(self, size_bytes: int) -> None:
         """So many bytes are in memory until they are `written`."""
+        if not self._backlog_bytes:
+            self._appetite.backlog(size_bytes, self.clock.monotonic_s())
         self._backlog_bytes += size_bytes
         if self._backlog_bytes > MAX_BACKLOG_BYTES:
             self._backlog_low.clear()
 
     def written(self, size_bytes: int) -> None:
         self._backlog_bytes -= size_bytes
+        if not self._backlog_bytes:
+            self._appetite.backlog(0, self.clock.monotonic_s())
         if self._backlog_bytes <= MAX_BACKLOG_BYTES:
             self._backlog_low.set()
+
+    @property
+    def starving(self) -> bool:
+        """Whether this end waits for the link: then it pays to unpack."""
+        return self._appetite.starving(self.clock.monotonic_s())
 
     def new_epoch(self, floor: int = 0) -> None:
         """Start counting anew: at a start, or when an origin has lost its record of this one."""
@@ -255,8 +269,15 @@ class PeerLink:
     """The way to one origin."""
 
     def __init__(
-        self, requester: Requester, ref: PeerRef, *, lifetime_s: float, largest_chunk_bytes: int
+        self,
+        requester: Requester,
+        ref: PeerRef,
+        *,
+        lifetime_s: float,
+        largest_chunk_bytes: int,
+        zstd: bool = False,
     ) -> None:
+        """`zstd`: the origin may pack its replies, while this end waits for them."""
         self.requester = requester
         self.keys = requester.keys
         self.ref = ref
@@ -265,6 +286,7 @@ class PeerLink:
         self.window = Window(max_chunks=MAX_WINDOW_BYTES // largest_chunk_bytes)
         self.clock_offset_ms = 0
         self.hungry: dict[Hungry, Callable[[], None]] = {}
+        self._zstd = zstd
         self._suite = Suite.AES256GCM if has_aes() else Suite.XCHACHA20POLY1305
         self._feeding = False
 
@@ -283,6 +305,8 @@ class PeerLink:
         requester = self.requester
         issued_ms = requester.clock.wall_ms() + self.clock_offset_ms
         request_id = requester.next_id()
+        if self._zstd and requester.starving:
+            body = body.model_copy(update={"zstd": True})
         packet = seal_request(
             keys=self.keys,
             recipient=self.ref.card,
@@ -315,7 +339,7 @@ class PeerLink:
         asked = Asked(self, raw.header.request_id, ephemeral, handler, token=0)
         try:
             asked.open(raw)
-        except BadSeal:
+        except PacketError:
             return None
         return asked
 

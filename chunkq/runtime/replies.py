@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from chunkq.errors import Nacked
@@ -13,6 +14,7 @@ from chunkq.protocol.messages import Body, Refusal, RefusalReason
 from chunkq.protocol.packet import ReplyKind, RequestId
 from chunkq.protocol.priority import Priority
 from chunkq.protocol.seal import ReplySealer
+from chunkq.runtime.packing import Packer, pack_once
 from chunkq.runtime.slots import Slots
 
 #: Bytes of a worker's replies handed to the carrier and not yet taken over by it. A broker takes
@@ -41,11 +43,24 @@ class Replies:
     ) -> None:
         self.sealer = sealer
         self.request_id = request_id
+        #: Packs what `seal` seals, where that pays; None: the requester or this origin will not.
+        self.packer: Packer | None = None
         self._transport = transport
         self._to = to
         self._outflow = outflow
         self._priority = priority
         self._sending: set[asyncio.Task[None]] = set()
+
+    def seal(self, kind: ReplyKind, body: Buffer, index: int = 0) -> bytes:
+        """A reply, packed if that pays. On any thread. Raises as `ReplySealer.seal`."""
+        if self.packer is None:
+            return self.sealer.seal(kind, body, index)
+        return self.packer.seal(self.sealer, kind, body, index)
+
+    def sent(self, packets: Sequence[Buffer]) -> None:
+        """These, sealed by `seal` and given to `send`, are on their way: what the link takes."""
+        if self.packer is not None:
+            self.packer.sent(sum(map(len, packets)))
 
     async def send(self, packet: Buffer, priority: Priority | None = None) -> None:
         """Give a sealed packet to the carrier; waits only while too much is on the way.
@@ -61,8 +76,16 @@ class Replies:
         self._sending.add(task)
         self._collect()
 
-    async def send_body(self, kind: ReplyKind, body: Body, index: int = 0) -> None:
-        packet = self.sealer.seal(kind, cbor.encode(body), index)
+    async def send_body(
+        self, kind: ReplyKind, body: Body, index: int = 0, *, packed: bool = False
+    ) -> None:
+        """`packed`: make it smaller if it can be."""
+        encoded = cbor.encode(body)
+        frame = pack_once(encoded) if packed else None
+        if frame is None:
+            packet = self.sealer.seal(kind, encoded, index)
+        else:
+            packet = self.sealer.seal(kind, frame, index, packed=True)
         await self.send(packet, Priority.CONTROL)
 
     async def refuse(self, refusal: Refusal) -> None:

@@ -69,6 +69,9 @@ class Link(Model):
     it; several workers on one host each get the whole rate, so divide it among them. `burst`: what
     may pass at once after a pause (and one packet more), a quarter of a second's bytes by default.
 
+    `compression`: "auto" packs file content where that saves time on the link, if both sides say
+    so; the sizes of packets then depend on the content, which "off" avoids.
+
     `by_policy`: the broker's administrator limits the queues by policies, so they are declared
     without arguments. `shared_group`: the spool's directories are open to their group.
     """
@@ -90,6 +93,7 @@ class Link(Model):
         default=None, alias="receive_rate", ge=MIN_RATE_BYTES_PER_S
     )
     burst_bytes: SizeBytes | None = Field(default=None, alias="burst")
+    compression: Literal["auto", "off"] = "auto"
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
@@ -100,6 +104,11 @@ class Link(Model):
     @property
     def transport(self) -> Literal["spool", "rabbitmq"]:
         return "spool" if self.url.startswith("spool:") else "rabbitmq"
+
+    @property
+    def packs(self) -> bool:
+        """Whether replies on this link may be packed."""
+        return self.compression == "auto"
 
     @property
     def slowest_rate_bytes_per_s(self) -> int | None:

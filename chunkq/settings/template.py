@@ -31,6 +31,7 @@ _TAIL: Final = """\
 # send_rate = "10Mbit/s"                  # or "1MiB/s": what each process may send; none: no limit
 # receive_rate = "10Mbit/s"               # what each process may take; `chunkq bench PEER` advises
 # burst = "256KiB"                        # at once after a pause; default: a quarter of a second
+# compression = "auto"                    # "off": never; sizes of packets then tell no content
 # ca = "broker-ca.pem"                    # for amqps; beside this file
 # cert = "alpha.pem"                      # to show the broker a certificate
 # key = "alpha.key"

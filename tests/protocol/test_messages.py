@@ -42,7 +42,7 @@ EXAMPLES: list[Body] = [
     Pages(**RUNS, runs=[(0, 3), (3, 1), (60, 2)]),
     Chunks(**RUNS, runs=[(0, 3), (MAX_CHUNK_COUNT - 1, 1)]),
     List(instance="i1", share="s", path="dir"),
-    List(instance="i1", share="s", path="dir", cursor="last"),
+    List(instance="i1", share="s", path="dir", cursor="last", zstd=True),
     Receipt(**ASKED),
     ManifestReply(head=b"head", signature=b"s" * 64, mode=0o644, mtime_ns=-1),
     Listing(entries=[]),
@@ -65,6 +65,13 @@ def test_every_body_survives_the_wire(body: Body) -> None:
     again = cbor.decode(type(body), cbor.encode(body))
     assert body == again
     assert repr(body) == repr(again)
+
+
+def test_a_request_that_says_nothing_takes_no_zstd() -> None:
+    """What a requester does not know it does not get; and saying no costs no byte."""
+    asked = List(instance="i1", share="s", path="")
+    assert b"zstd" not in cbor.encode(asked)
+    assert cbor.decode(List, cbor.encode(asked)).zstd is False
 
 
 def test_runs_are_pairs_after_the_wire() -> None:

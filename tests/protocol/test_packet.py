@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -121,19 +122,29 @@ def test_request_round_trip(
 
 
 @given(
-    st.sampled_from(ReplyKind), st.sampled_from(Suite), KEY, st.tuples(U64, U64, U64, U64),
-    st.binary(min_size=16, max_size=99),
+    st.tuples(st.sampled_from(ReplyKind), st.sampled_from(Suite)), KEY,
+    st.tuples(U64, U64, U64, U64), st.booleans(), st.binary(min_size=16, max_size=99),
 )  # fmt: skip
 def test_reply_round_trip(
-    kind: ReplyKind, suite: Suite, ephemeral: bytes, numbers: tuple[int, ...], body: bytes
+    chosen: tuple[ReplyKind, Suite],
+    ephemeral: bytes,
+    numbers: tuple[int, ...],
+    packed: bool,
+    body: bytes,
 ) -> None:
     """Every header comes back equal, and the parts are the packet's own bytes."""
     epoch, counter, seq, index = numbers
-    header = ReplyHeader(kind, suite, RequestId(epoch, counter), ephemeral, seq, index)
+    header = ReplyHeader(*chosen, RequestId(epoch, counter), ephemeral, seq, index, packed)
     packet = reply_packet(header, body)
     raw = parse_reply(packet)
     assert header == raw.header
     assert (packet[:76], body) == (raw.header_bytes, raw.sealed_body)
+
+
+def test_packed_is_the_lowest_flag() -> None:
+    """One bit on the wire, the others are as they were."""
+    plain, packed = reply_packet(), reply_packet(replace(REPLY, packed=True))
+    assert changed(plain, 6, b"\0\1") == packed
 
 
 def test_reply_body_is_a_view_not_a_copy() -> None:
@@ -207,6 +218,8 @@ def test_malformed_request(packet: bytes) -> None:
         pytest.param(changed(reply_packet(), 4, b"\x06"), id="kind-6-reserved"),
         pytest.param(changed(reply_packet(), 5, b"\x03"), id="suite-3"),
         pytest.param(changed(reply_packet(), 6, b"\1\0"), id="flags"),
+        pytest.param(changed(reply_packet(), 6, b"\0\2"), id="flag-1"),
+        pytest.param(changed(reply_packet(), 6, b"\0\3"), id="flag-1-beside-packed"),
         pytest.param(changed(reply_packet(), 72, b"\xff" * 4), id="body-of-4-GiB"),
         pytest.param(request_packet(), id="a-request"),
     ],

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from nacl import bindings
 
 from chunkq.errors import (
+    BadFrame,
     BadSeal,
     BadSignature,
     Malformed,
@@ -29,6 +30,7 @@ from chunkq.protocol.identity import SiteKeys, card_of, exchange_public
 from chunkq.protocol.limits import MAX_REPLY_BODY_SIZE_BYTES, MAX_REQUEST_SIZE_BYTES
 from chunkq.protocol.messages import Open
 from chunkq.protocol.packet import (
+    PACKED_FLAG,
     RawRequest,
     ReplyKind,
     RequestId,
@@ -37,6 +39,7 @@ from chunkq.protocol.packet import (
     parse_reply,
     parse_request,
 )
+from chunkq.protocol.packing import pack
 from chunkq.protocol.seal import (
     ReplyOpener,
     ReplySealer,
@@ -73,13 +76,15 @@ def sealer_for(packet: bytes, *, keys: SiteKeys = BOB) -> ReplySealer:
     return ReplySealer(raw=parse_request(packet), keys=keys, ephemeral_secret=ORIGIN_EPHEMERAL)
 
 
-def open_reply(packet: bytes, *, secret: bytes = REQUESTER_EPHEMERAL) -> bytes:
+def open_reply(
+    packet: bytes, *, secret: bytes = REQUESTER_EPHEMERAL, size: int | None = None
+) -> bytes:
     """What Alice does with a reply from Bob."""
     raw = parse_reply(packet)
     opener = ReplyOpener(
         header=raw.header, sender=ALICE.site_id, recipient=BOB_CARD, ephemeral_secret=secret
     )
-    return opener.open(raw)
+    return opener.open(raw, size)
 
 
 def dh(secret: bytes, public: bytes) -> bytes:
@@ -344,6 +349,49 @@ def test_all_single_bit_flips_of_a_reply_are_refused(suite: Suite) -> None:
         flipped[bit >> 3] ^= 1 << (bit & 7)
         with pytest.raises(PacketError):
             open_reply(bytes(flipped))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize("size", [1, 4096, 256 * 1024])
+def test_packed_reply_opens_as_what_was_packed(suite: Suite, size: int) -> None:
+    """With its length said and without; the packet is smaller than the body."""
+    body = (b"what is packed " * (size // 15 + 1))[:size]
+    packet = sealer_for(make_request(suite=suite)).seal(
+        ReplyKind.CHUNK, pack(body), index=3, packed=True
+    )
+    assert (body, body) == (open_reply(packet), open_reply(packet, size=size))
+    assert size < 4096 or len(packet) < size // 10
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_packed_is_sealed_too(suite: Suite) -> None:
+    """Nobody on the way makes a packed reply a plain one, or a plain one packed."""
+    for packed in (False, True):
+        packet = bytearray(
+            sealer_for(make_request(suite=suite)).seal(ReplyKind.CHUNK, pack(b"b"), packed=packed)
+        )
+        packet[7] ^= PACKED_FLAG
+        with pytest.raises(BadSeal):
+            open_reply(bytes(packet))
+
+
+@pytest.mark.parametrize("size", [9_999, 10_001])
+def test_packed_reply_of_another_length_is_a_bad_frame(size: int) -> None:
+    """The seal holds and the origin is to blame."""
+    packet = sealer_for(make_request()).seal(ReplyKind.CHUNK, pack(bytes(10_000)), packed=True)
+    with pytest.raises(BadFrame):
+        open_reply(packet, size=size)
+
+
+def test_packed_reply_is_bounded_where_its_length_is_not_known() -> None:
+    """A control body unpacks to the largest body at most."""
+    sealer = sealer_for(make_request())
+    most = MAX_REPLY_BODY_SIZE_BYTES - 16
+    fits = sealer.seal(ReplyKind.LISTING, pack(bytes(most)), packed=True)
+    bomb = sealer.seal(ReplyKind.LISTING, pack(bytes(most + 1)), packed=True)
+    assert most == len(open_reply(fits))
+    with pytest.raises(BadFrame):
+        open_reply(bomb)
 
 
 def test_only_the_real_origin_can_reply() -> None:
