@@ -1,6 +1,6 @@
 """What travels between two sites when packing pays, and when it does not: bytes counted, no time.
 
-The carrier is the memory transport, slowed to the rate of a link; the sites are whole.
+The carrier is the memory transport at the rate of a slow link; the sites are whole.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,32 +21,29 @@ from chunkq.protocol.compression import MAX_PASSED
 from chunkq.protocol.packet import ReplyKind, parse_reply
 from chunkq.protocol.packing import pack
 from chunkq.runtime.packing import Packer
+from chunkq.transport.limited import ByteRate, LimitedTransport
 from chunkq.transport.memory import MemoryCarrier, MemoryTransport
 
 MIB = 1 << 20
 #: Slow enough that packing text pays tenfold, whatever else the machine does.
-SLOW_BYTES_PER_S = 20 * MIB
+SLOW = ByteRate(bytes_per_s=20 * MIB, burst_bytes=64 * 1024)
 TEXT = b"".join(b"line %d of a log says nothing new\n" % number for number in range(250_000))
 
 
-class SlowTransport(MemoryTransport):
-    """Takes packets one after the other at a rate, and counts the replies."""
+class CountingTransport(MemoryTransport):
+    """Counts the bytes of replies, those that are packed and the others, by kind."""
 
-    def __init__(self, carrier: MemoryCarrier, site: str, bytes_per_s: float) -> None:
+    def __init__(self, carrier: MemoryCarrier, site: str) -> None:
         super().__init__(carrier, site)
-        self._turn = asyncio.Lock()
-        self._bytes_per_s = bytes_per_s
         self.plain: dict[ReplyKind, int] = {}
         self.packed: dict[ReplyKind, int] = {}
 
-    async def publish(self, to: Mailbox, body: Buffer, *, lifetime_s: float | None = None) -> None:
+    async def publish(self, to: Mailbox, body: Buffer, **options: Any) -> None:
         if to.kind == "rep":
             header = parse_reply(body).header
             counts = self.packed if header.packed else self.plain
             counts[header.kind] = counts.get(header.kind, 0) + len(body)
-        async with self._turn:
-            await asyncio.sleep(len(body) / self._bytes_per_s)
-        await super().publish(to, body, lifetime_s=lifetime_s)
+        await super().publish(to, body, **options)
 
 
 class World:
@@ -56,10 +54,10 @@ class World:
         for path in (self.files, self.inbox):
             path.mkdir()
         self.alice: chunkq.Site
-        self.transports: dict[str, list[SlowTransport]] = {}
+        self.transports: dict[str, list[CountingTransport]] = {}
 
     @property
-    def serving(self) -> SlowTransport:
+    def serving(self) -> CountingTransport:
         (found,) = (each for each in self.transports["bob"] if each.plain or each.packed)
         return found
 
@@ -79,18 +77,17 @@ async def world(
     *,
     alice: str = "auto",
     bob: str = "auto",
-    bytes_per_s: float = SLOW_BYTES_PER_S,
 ) -> AsyncIterator[World]:
     """Both sites at work; `alice` and `bob` say what each one's link has for `compression`."""
     made = World(root)
     carriers: list[MemoryCarrier] = []
 
-    def make_transport(link: object, site: str, clock: Clock) -> SlowTransport:
+    def make_transport(link: object, site: str, clock: Clock) -> LimitedTransport:
         if not carriers:
             carriers.append(MemoryCarrier(clock))
-        transport = SlowTransport(carriers[0], site, bytes_per_s)
-        made.transports.setdefault(site, []).append(transport)
-        return transport
+        carrier = CountingTransport(carriers[0], site)
+        made.transports.setdefault(site, []).append(carrier)
+        return LimitedTransport(carrier, clock, send=SLOW, receive=None)
 
     monkeypatch.setattr("chunkq.compose.make_transport", make_transport)
     monkeypatch.setattr("chunkq.api.site.make_transport", make_transport)
