@@ -38,7 +38,7 @@ SLICES = {name: ["--size", "16"] for name in KEYS} | {
 
 
 #: What `make bench` installs and `make test` does not.
-PEER_PROGRAMS = ("nats-server", "nncp-", "rsync", "perf")
+PEER_PROGRAMS = ("nats-server", "nncp-", "rsync", "perf", "py-spy")
 PEER_MODULES = ("nats", "libtorrent")
 
 

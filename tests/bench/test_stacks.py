@@ -1,9 +1,10 @@
-"""Samples of perf fall into the categories of the table."""
+"""Samples of perf fall into the categories of the table, those of py-spy to our functions."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.bench import functions
 from tests.bench.stacks import INTERPRETER, KERNEL, OTHER_KERNEL, Frame, category, parse, shares
 
 #: As `perf script` prints it: a sample each of two processes, one of them in the kernel.
@@ -81,3 +82,20 @@ def test_shares_are_told_apart_by_process() -> None:
 def test_a_stack_has_its_category(frames: tuple[Frame, ...], expected: str) -> None:
     """By the file of the code that ran; in the kernel by what it was called for."""
     assert expected == category(frames)
+
+
+def test_the_innermost_function_of_ours_answers_for_what_it_calls() -> None:
+    """A library's frames below it are its own; a stack without ours is told by its innermost."""
+    lines = [
+        "run (asyncio/runners.py);A.feed (chunkq/runtime/a.py);pack (struct.py) 3",
+        "run (asyncio/runners.py);A.feed (chunkq/runtime/a.py);B._on (pika/channel.py) 2",
+        "run (asyncio/runners.py);A.feed (chunkq/runtime/a.py) 4",
+        "run (asyncio/runners.py);select (selectors.py) 1",
+        "",
+    ]
+
+    assert {
+        "runtime/a.py A.feed": 0.7,
+        "pika/channel.py B._on": 0.2,
+        "selectors.py select": 0.1,
+    } == functions.shares(lines)
