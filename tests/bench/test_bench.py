@@ -14,6 +14,7 @@ import pytest
 from tests.bench import __main__ as command
 from tests.bench import librabbitmq, registry
 from tests.bench.measure import PeerMissing, Report, Settings, alternate, ratio
+from tests.bench.peer import Peer
 from tests.bench.peers import PEERS
 
 #: What each must tell, and arguments that make it short.
@@ -213,3 +214,25 @@ def test_runs_alternate_and_the_median_of_their_ratios_counts(tmp_path: Path) ->
 
     assert order == ["a", "b"] * 3
     assert ratio(seconds, "a", "b") == 2.0
+
+
+def test_what_a_peer_brought_is_compared_once_and_removed(tmp_path: Path) -> None:
+    """A peer that brings something else is not measured."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"whole")
+    brought = iter([b"whole", b"not looked at", b"half"])
+    tidied: list[bool] = []
+
+    def move() -> float:
+        target.write_bytes(next(brought))
+        return 2.0
+
+    def made() -> Peer:
+        return Peer("1", source, target, move, lambda: tidied.append(target.exists()))
+
+    peer = made()
+    assert [2.0, 2.0] == [peer.run(), peer.run()]
+    assert [False, False] == tidied
+    assert 2 == len(peer.sync_s)
+    with pytest.raises(AssertionError, match="not what was sent"):
+        made().run()
