@@ -32,6 +32,7 @@ from chunkq.protocol.identity import SiteKeys, decode_card, encode_card
 from chunkq.protocol.messages import Entry
 from chunkq.protocol.priority import PriorityWord
 from chunkq.runtime.listing import list_directory
+from chunkq.runtime.probing import Limits, Prober
 from chunkq.settings import DEFAULT_LINK, Link, Peer, Registry, Settings, load
 
 #: A worker whose broker is away tries again after this, doubling up to the cap.
@@ -130,6 +131,10 @@ class Site:
         patience = self.settings.requester.patience_s if patience_s is None else patience_s
         async for entry in list_directory(peer, parsed.share, parsed.path, patience_s=patience):
             yield entry
+
+    async def prober(self, peer: str, limits: Limits) -> Prober:
+        """What measures the link to a peer. Raises `NotFound`, `BrokerUnreachable`, ..."""
+        return Prober(await self._fetcher.peer(self._peer(peer)), limits)
 
     async def serve(
         self,

@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "work": ("chunkq.cli.work", "Do the jobs that `get --queue` left (a requester worker)."),
     "status": ("chunkq.cli.status", "Show transfers: running, pending, failed, finished."),
     "verify": ("chunkq.cli.verify", "Check a file that was got against its signed manifest."),
+    "bench": ("chunkq.cli.bench", "Measure the link to a peer and say what to configure."),
     "doctor": ("chunkq.cli.doctor", "Check keys, configuration, links, clock and disk."),
     "config": ("chunkq.cli.config", "Show the settings and where each comes from."),
     "version": ("chunkq.cli.version", "Print the version of chunkq and of what it uses."),

@@ -139,6 +139,22 @@ class Receipt(Request):
     root: Digest
 
 
+class Probe(Request):
+    """Ask for `count` replies of `size` bytes that mean nothing, to measure the link."""
+
+    size: Annotated[int, Field(ge=1, le=MAX_CHUNK_SIZE_BYTES)]
+    count: Annotated[int, Field(ge=1, le=MAX_CHUNKS_PER_REQUEST)]
+
+    @model_validator(mode="after")
+    def _check_size(self) -> Self:
+        if self.size * self.count > MAX_BYTES_PER_REQUEST:
+            raise ValueError(
+                f"{self.size * self.count} bytes in one request; the most is"
+                f" {MAX_BYTES_PER_REQUEST}"
+            )
+        return self
+
+
 # ---------------------------------------------------------------- replies
 
 

@@ -32,6 +32,7 @@ from chunkq.protocol.messages import (
     List,
     Open,
     Pages,
+    Probe,
     Receipt,
     Refusal,
     RefusalReason,
@@ -53,6 +54,7 @@ BODIES: Final[dict[RequestKind, type[Request]]] = {
     RequestKind.CHUNKS: Chunks,
     RequestKind.LIST: List,
     RequestKind.RECEIPT: Receipt,
+    RequestKind.PROBE: Probe,
 }
 
 

@@ -46,6 +46,7 @@ class RequestKind(IntEnum):
     CHUNKS = 3
     LIST = 4
     RECEIPT = 5
+    PROBE = 7
 
 
 class ReplyKind(IntEnum):
@@ -56,6 +57,7 @@ class ReplyKind(IntEnum):
     CHUNK = 3
     LISTING = 4
     REFUSAL = 5
+    PROBE = 7
 
 
 class Suite(IntEnum):

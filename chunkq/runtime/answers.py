@@ -34,6 +34,7 @@ from chunkq.protocol.messages import (
     ManifestReply,
     Open,
     Pages,
+    Probe,
     Receipt,
     Refusal,
     RefusalReason,
@@ -98,6 +99,9 @@ class Answers:
 
     async def act(self, peer: PeerRef, body: Request, replies: Replies) -> None:
         """Answer `body`; a `TransportError` ends it and is the caller's."""
+        if isinstance(body, Probe):
+            await self._probe(body, replies)
+            return
         try:
             share = self._granted(peer, body)
             match body:
@@ -231,6 +235,18 @@ class Answers:
         packed = self._packing is not None and body.zstd
         await replies.send_body(ReplyKind.LISTING, listing, packed=packed)
 
+    async def _probe(self, body: Probe, replies: Replies) -> None:
+        """Of no share, so any peer may; on the wire its zeros are as random as any sealed bytes."""
+        if body.size > self._largest_chunk_bytes:
+            detail = f"the largest chunk of the origin's link is {self._largest_chunk_bytes} bytes"
+            await replies.refuse(refusal(RefusalReason.TOO_LARGE, detail))
+            return
+        step = max(1, BATCH_BYTES // body.size)
+        for at in range(0, body.count, step):
+            count = min(step, body.count - at)
+            for packet in await self._in_pool(_seal_zeros, body.size, at, count, replies):
+                await replies.send(packet)
+
     # ------------------------------------------------------------ small pieces
 
     async def _version(
@@ -271,6 +287,14 @@ def _seal_chunks(version: _Version, indices: list[int], replies: Replies) -> lis
             raise Stale
         packets.append(replies.seal(ReplyKind.CHUNK, body, index))
     return packets
+
+
+def _seal_zeros(size: int, first: int, count: int, replies: Replies) -> list[Any]:
+    content = bytes(size)
+    return [
+        replies.sealer.seal(ReplyKind.PROBE, content, index)
+        for index in range(first, first + count)
+    ]
 
 
 def _preparing(found: Preparing) -> Refusal:

@@ -29,6 +29,7 @@ from chunkq.protocol.messages import (
     List,
     Open,
     Pages,
+    Probe,
     Receipt,
     Refusal,
     RefusalReason,
@@ -67,6 +68,7 @@ BODIES = {
     ),
     RequestKind.LIST: List(instance="i", share="s", path="p", cursor="c"),
     RequestKind.RECEIPT: Receipt(instance="i", share="s", path="p", root=ROOT),
+    RequestKind.PROBE: Probe(instance="i", size=1, count=64),
 }
 
 

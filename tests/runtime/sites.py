@@ -63,13 +63,13 @@ class _Directory:
 class Pair:
     """alice, who gets into `inbox`, and bob, who serves `files` at a rate."""
 
-    def __init__(self, root: Path, send: ByteRate) -> None:
+    def __init__(self, root: Path, send: ByteRate, *, largest_asked: int = CHUNK_BYTES) -> None:
         self.files, self.inbox = root / "files", root / "inbox"
         self.files.mkdir()
         self.inbox.mkdir()
         self._root = root
         self._random = Random(1)
-        self._clock = LoopClock()
+        self.clock = self._clock = LoopClock()
         self._pool = InlineExecutor()
         self._carrier = MemoryCarrier(self._clock)
         self._keys = {name: SiteKeys.generate(self._random.randbytes) for name in ("alice", "bob")}
@@ -86,7 +86,7 @@ class Pair:
             log=_say_nothing,
         )
         self.peer = PeerLink(
-            self.requester, self._refs["bob"], lifetime_s=600, largest_chunk_bytes=CHUNK_BYTES
+            self.requester, self._refs["bob"], lifetime_s=600, largest_chunk_bytes=largest_asked
         )
         self.worker = self._worker(send)
 
