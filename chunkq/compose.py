@@ -82,6 +82,14 @@ def make_transport(link: Link, site: str, clock: Clock) -> Transport:
     )
 
 
+async def close_link(link: Link, transport: Transport, log: Log) -> None:
+    """Close its transport and log what it has moved."""
+    await transport.close()
+    moved = transport.traffic
+    counters = {"sent_bytes": moved.sent_bytes, "received_bytes": moved.received_bytes}
+    log("link_closed", link=link.name, counters=counters)
+
+
 def _make_carrier(link: Link, site: str, clock: Clock) -> Transport:
     if link.transport == "spool":
         from chunkq.transport.spool import SpoolOptions, SpoolTransport
@@ -321,7 +329,7 @@ class Fetcher:
             self._instance = claim_instance(self.settings.directories.state, None)
         site = self.settings.site_name
         transport = make_transport(link, site, self.clock)
-        self._stack.push_async_callback(transport.close)
+        self._stack.push_async_callback(close_link, link, transport, self.log)
         await transport.open()
         requester = Requester(
             keys=self.keys,
@@ -369,6 +377,7 @@ __all__ = [
     "RegistryDirectory",
     "SiteCard",
     "SystemClock",
+    "close_link",
     "load_identity",
     "make_own_spool",
     "make_transport",

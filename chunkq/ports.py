@@ -69,6 +69,19 @@ class LinkHealth:
     detail: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Bytes put on the carrier and taken from it, with what its protocol adds (but not TLS)."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            self.sent_bytes + other.sent_bytes, self.received_bytes + other.received_bytes
+        )
+
+
 class Consumer(Protocol):
     """Deliveries of one mailbox, in the carrier's order, at most `prefetch` unacknowledged."""
 
@@ -101,6 +114,11 @@ class Transport(Protocol):
 
     @property
     def health(self) -> LinkHealth: ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """Since it was made, all its connections together."""
+        ...
 
     async def open(self) -> None:
         """Connect for the first time; afterwards the transport reconnects by itself.

@@ -19,6 +19,7 @@ from chunkq.compose import (
     OfferedShares,
     RegistryDirectory,
     SystemClock,
+    close_link,
     load_identity,
     make_own_spool,
     make_transport,
@@ -191,7 +192,7 @@ class Site:
                 ready()
                 await serving.run()
         finally:
-            await transport.close()
+            await close_link(link, transport, self._log)
 
     def _peers(self) -> Mapping[str, Peer]:
         """The peers as they are at this moment: on disk, or as given."""

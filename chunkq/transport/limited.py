@@ -20,6 +20,7 @@ from chunkq.ports import (
     Delivery,
     LinkHealth,
     Mailbox,
+    Traffic,
     Transport,
     TransportLimits,
 )
@@ -166,6 +167,10 @@ class LimitedTransport:
     @property
     def health(self) -> LinkHealth:
         return self._inner.health
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._inner.traffic
 
     async def open(self) -> None:
         await self._inner.open()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from chunkq.errors import BrokerRefused, Nacked, TransportClosed, Unroutable
-from chunkq.ports import Buffer, Clock, Delivery, LinkHealth, Mailbox, TransportLimits
+from chunkq.ports import Buffer, Clock, Delivery, LinkHealth, Mailbox, Traffic, TransportLimits
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.priority import Priority
 
@@ -164,6 +164,7 @@ class MemoryConsumer:
         self._held: dict[int, _Packet] = {}
         self._next_tag = 1
         self._closed = False
+        self.received_bytes = 0
         self.wake = asyncio.Event()
         queue.consumers.append(self)
 
@@ -183,6 +184,7 @@ class MemoryConsumer:
         tag = self._next_tag
         self._next_tag += 1
         self._held[tag] = packet
+        self.received_bytes += len(packet.body)
         return Delivery(packet.body, tag, 1, redelivered=packet.deliveries > 0)
 
     def acknowledge(self, delivery: Delivery) -> None:
@@ -214,6 +216,7 @@ class MemoryTransport:
         self._carrier = carrier
         self._site = site
         self._consumers: list[MemoryConsumer] = []
+        self._sent_bytes = 0
         self._closed = False
 
     @property
@@ -223,6 +226,11 @@ class MemoryTransport:
     @property
     def health(self) -> LinkHealth:
         return LinkHealth(ok=True)
+
+    @property
+    def traffic(self) -> Traffic:
+        received = sum(consumer.received_bytes for consumer in self._consumers)
+        return Traffic(self._sent_bytes, received)
 
     async def open(self) -> None:
         self._require_open()
@@ -237,6 +245,7 @@ class MemoryTransport:
     ) -> None:
         self._require_open()
         self._carrier.put(to, body, lifetime_s)
+        self._sent_bytes += memoryview(body).nbytes
         await asyncio.sleep(0)  # as with any carrier, others get their turn meanwhile
 
     async def consume(self, mailbox: Mailbox, *, prefetch: int) -> MemoryConsumer:
@@ -253,7 +262,6 @@ class MemoryTransport:
         self._closed = True
         for consumer in self._consumers:
             await consumer.close()
-        self._consumers.clear()
 
     def _require_open(self) -> None:
         if self._closed:

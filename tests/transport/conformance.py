@@ -417,3 +417,21 @@ class TransportConformance:
         assert transport.health.ok
         assert "" == transport.health.reason
         assert 4 * MIB < transport.limits.max_message_bytes
+
+    async def test_traffic_counts_every_byte(self, make: Make) -> None:
+        """What was sent and what was received count at their own ends, and stay after the close."""
+        sender, site = await make(unique("alice")), unique("bob")
+        receiver = await make(site)
+        consumer = await receiver.consume(Mailbox("req", site), prefetch=10)
+        before = sender.traffic, receiver.traffic
+        for _ in range(3):
+            await sender.publish(Mailbox("req", site), bytes(MIB))
+        await take(consumer, 3)
+        after = sender.traffic, receiver.traffic
+        sent = after[0].sent_bytes - before[0].sent_bytes
+        received = after[1].received_bytes - before[1].received_bytes
+        assert 3 * MIB <= sent < 3 * MIB + 16 * KIB
+        assert 3 * MIB <= received < 3 * MIB + 16 * KIB
+        assert after[0].received_bytes < 16 * KIB
+        await receiver.close()
+        assert receiver.traffic.received_bytes >= after[1].received_bytes

@@ -11,6 +11,7 @@ from typing import Final
 from pika import exceptions
 
 from chunkq.errors import BrokerRefused, ChunkqError, TransportClosed, TransportError
+from chunkq.ports import Traffic
 from chunkq.transport.rabbitmq.channel import Channel
 from chunkq.transport.rabbitmq.options import (
     RabbitMQOptions,
@@ -60,6 +61,7 @@ class Session:
         self._purpose = purpose
         self._rng = rng
         self._wire: Wire | None = None
+        self._before = Traffic()
         self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -68,6 +70,11 @@ class Session:
         """The open connection, if there is one now."""
         wire = self._wire
         return wire if wire is not None and not wire.ended.done() else None
+
+    @property
+    def traffic(self) -> Traffic:
+        """Of this connection and those before it."""
+        return self._before if self._wire is None else self._before + _traffic(self._wire)
 
     def backoff(self) -> Backoff:
         options = self.options
@@ -113,6 +120,7 @@ class Session:
             # Shielded: when this task is cancelled, the future is still others' to wait for.
             reason = await asyncio.shield(wire.ended)
             backoff.lasted(loop.time() - since)
+            self._before += _traffic(wire)
             self._wire = None
             self._settled.clear()
             self.trouble = connect_failure(reason, self.endpoint).message
@@ -215,6 +223,10 @@ async def supervise(work: Awaitable[None], failed: Callable[[ChunkqError], None]
         failure = TransportError(f"the RabbitMQ transport failed within: {error!r}")
         failure.__cause__ = error
         failed(failure)
+
+
+def _traffic(wire: Wire) -> Traffic:
+    return Traffic(wire.emitted_bytes, wire.taken_bytes)
 
 
 def silence_pika() -> None:

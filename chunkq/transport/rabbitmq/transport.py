@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pika import exceptions
 
 from chunkq.errors import TransportClosed
-from chunkq.ports import Buffer, LinkHealth, Mailbox, TransportLimits
+from chunkq.ports import Buffer, LinkHealth, Mailbox, Traffic, TransportLimits
 from chunkq.protocol.priority import Priority
 from chunkq.transport.rabbitmq.consumer import Inflow, RabbitMQConsumer
 from chunkq.transport.rabbitmq.options import RabbitMQOptions
@@ -50,6 +50,11 @@ class RabbitMQTransport:
                 detail = f"the broker {session.endpoint} takes no messages now: {wire.blocked}"
                 return LinkHealth(ok=False, reason="broker_blocked", detail=detail)
         return LinkHealth(ok=True)
+
+    @property
+    def traffic(self) -> Traffic:
+        """As `Transport.traffic` says: of both connections, frames and heartbeats included."""
+        return self._publishing.traffic + self._consuming.traffic
 
     async def open(self) -> None:
         """As `Transport.open` says."""

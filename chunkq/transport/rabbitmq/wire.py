@@ -55,6 +55,8 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
         self.blocked: str | None = None
         self.writable = True
         self.on_change: Callable[[], None] = _nothing
+        # Not pika's own counters, which are 0 again once the connection has ended.
+        self.emitted_bytes = self.taken_bytes = 0
         self.refused: exceptions.ConnectionClosedByBroker | None = None
         self._loop = loop
         self._transport: asyncio.Transport | None = None
@@ -149,7 +151,7 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
         return self._reader.room()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.bytes_received += nbytes
+        self.taken_bytes += nbytes
         if self._heartbeat_checker is not None:
             self._heartbeat_checker.heard()
         try:
@@ -225,6 +227,7 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
 
     def _adapter_emit_data(self, data: bytes | memoryview) -> None:
         assert self._transport is not None
+        self.emitted_bytes += len(data)
         self._transport.write(data)
 
     def _create_heartbeat_checker(self) -> Heartbeat | None:

@@ -38,6 +38,7 @@ class SpoolConsumer:
         self._taking: asyncio.Future[Taken] | None = None
         self._settling = False
         self._closed = False
+        self.received_bytes = 0
 
     @property
     def closed(self) -> bool:
@@ -99,6 +100,7 @@ class SpoolConsumer:
             tag = self._next_tag
             self._next_tag += 1
             self._held[tag] = claim.name
+            self.received_bytes += len(claim.body)
             again = claim.name.deliveries > 0
             deliveries.append(Delivery(claim.body, tag, taken.generation, redelivered=again))
         return deliveries

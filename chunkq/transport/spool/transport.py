@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar, TypeVarTuple
 
 from chunkq.errors import BrokerRefused, ChunkqError, TransportClosed
-from chunkq.ports import Buffer, Clock, LinkHealth, Mailbox, TransportLimits
+from chunkq.ports import Buffer, Clock, LinkHealth, Mailbox, Traffic, TransportLimits
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.priority import Priority
 from chunkq.transport.spool.claims import Claims
@@ -48,6 +48,7 @@ class SpoolTransport:
         self._unique = os.urandom(8).hex()
         self._sequence = 0
         self._last_ms = 0
+        self._sent_bytes = self._received_bytes = 0
         self._closed = False
 
     @property
@@ -57,6 +58,11 @@ class SpoolTransport:
     @property
     def health(self) -> LinkHealth:
         return self._presence.health
+
+    @property
+    def traffic(self) -> Traffic:
+        received = sum(consumer.received_bytes for consumer in self._consumers)
+        return Traffic(self._sent_bytes, self._received_bytes + received)
 
     async def open(self) -> None:
         self._require_open()
@@ -86,6 +92,7 @@ class SpoolTransport:
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_pending())
         await written
+        self._sent_bytes += content.nbytes
         content.release()  # the caller may resize what it gave us
 
     async def consume(self, mailbox: Mailbox, *, prefetch: int) -> SpoolConsumer:
@@ -95,6 +102,8 @@ class SpoolTransport:
         await consumer.start()
         if self._closed:
             await consumer.close()
+        closed = [one for one in self._consumers if one.closed]
+        self._received_bytes += sum(one.received_bytes for one in closed)
         self._consumers = [*(one for one in self._consumers if not one.closed), consumer]
         return consumer
 
