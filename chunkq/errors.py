@@ -101,6 +101,13 @@ class SourceChanging(ChunkqError):
     retry = True
 
 
+class OtherVersion(ChunkqError):
+    """One of several origins has another version of the file than the one being fetched."""
+
+    fault = Fault.PEER
+    retry = True
+
+
 class IntegrityError(ChunkqError):
     """Bytes that do not match the signed manifest, again and again."""
 

@@ -6,6 +6,7 @@ still counts it, so that a slow disk slows the asking), and then gone from here.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +41,10 @@ class Asks:
     def waiting(self) -> int:
         """Chunks whose reply has not landed."""
         return len(self._asked)
+
+    def waiting_since(self) -> Iterator[tuple[int, float]]:
+        """The chunks that have not landed and when each was asked for, oldest first."""
+        return ((index, ask.sent.at_s) for index, ask in self._asked.items())
 
     def landed(self, index: int) -> bool:
         """Whether the reply is here and not yet stored."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from chunkq.errors import BrokerUnreachable, PeerSilent
+from chunkq.errors import BrokerUnreachable, PeerSilent, Unreachable
 from chunkq.protocol.transfer_events import Waiting
 
 #: The wait after `busy` or a lost carrier, if nothing better is known; doubled up to the cap.
@@ -19,12 +19,15 @@ class Patience:
 
     def __init__(self, now: float, limit_s: float) -> None:
         self.waiting: Waiting | None = None
-        self.full = False
         self._limit_s = limit_s
         self._heard_at = now
         self._retry_at = now
         self._retry_s = RETRY_S
         self._expecting = False
+
+    @property
+    def heard_at_s(self) -> float:
+        return self._heard_at
 
     def expect(self, now: float, expecting: bool) -> None:
         """Whether an answer is awaited at all: silence counts only from then on."""
@@ -37,7 +40,7 @@ class Patience:
         self._heard_at = max(self._heard_at, now)
         if progress:
             self._retry_s = RETRY_S
-        if self._retry_at <= now and not self.full:
+        if self._retry_at <= now:
             self.waiting = None
 
     def wait(self, waiting: Waiting, now: float) -> None:
@@ -63,8 +66,7 @@ class Patience:
     def satisfied(self) -> None:
         """Nothing is needed of the peer any more."""
         self._expecting = False
-        if not self.full:
-            self.waiting = None
+        self.waiting = None
 
     def may_ask(self, now: float) -> bool:
         return self._retry_at <= now
@@ -74,17 +76,17 @@ class Patience:
         if now - self._heard_at > SILENT_TIMEOUTS * rto_s and self.waiting is None:
             self.waiting = Waiting("peer_silent", f"no answer for {now - self._heard_at:.0f} s")
 
-    def check(self, now: float) -> None:
-        """Raises `Unreachable` when an answer has been awaited for too long."""
+    def exhausted(self, now: float) -> Unreachable | None:
+        """The error that it means if an answer has been awaited for too long."""
         if not self._expecting or now < self._heard_at + self._limit_s:
-            return
+            return None
         silence = f"no answer for {now - self._heard_at:.0f} s"
         if self.waiting is not None and self.waiting.reason == "broker_unreachable":
-            raise BrokerUnreachable(
+            return BrokerUnreachable(
                 f"{silence}: {self.waiting.detail or 'the broker takes no requests'}",
                 hint="once the broker is reached, run the same command again to go on",
             )
-        raise PeerSilent(
+        return PeerSilent(
             silence,
             hint="is `chunkq serve` running there, and does its clock agree with ours? "
             "Run the same command again to go on",
@@ -93,13 +95,9 @@ class Patience:
     def wakes_s(self, now: float) -> list[float]:
         """When time alone changes something: to try again, or to give up."""
         times = [self._heard_at + self._limit_s] if self._expecting else []
-        return [*times, self._retry_at] if self._retry_at > now else times
+        return [at for at in (*times, self._retry_at) if at > now]
 
-    def disk_full(self, detail: str) -> None:
-        self.full = True
-        self.waiting = Waiting("disk_full", detail)
-
-    def disk_free(self, now: float) -> None:
-        self.full = False
+    def renew(self, now: float) -> None:
+        """We come back from something that kept us from asking."""
         self.waiting = None
         self._heard_at = now

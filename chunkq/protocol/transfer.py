@@ -1,6 +1,6 @@
 """The requester's machine for one file: `handle(event, now) -> effects`, no I/O.
 
-    OPENING     ask for the manifest (or use the one kept in staging)
+    OPENING     ask every origin for its manifest (or use the one kept in staging)
     RUNNING     ask for pages of leaves, and for chunks whose leaves are known
     RECOVERING  as RUNNING, while chunks that may be right already are compared with their leaves
     VERIFYING   every chunk is durable; the whole part file is hashed
@@ -9,7 +9,7 @@
 
     OPENING    -> RUNNING      a manifest, nothing in staging
     OPENING    -> RECOVERING   a manifest, and a part file of another version or without its bitmap
-    RUNNING    -> OPENING      `stale`: the source changed
+    RUNNING    -> OPENING      `stale`: the source changed, and no other origin is left
     RECOVERING -> RUNNING      nothing is doubtful any more
     RUNNING    -> VERIFYING    complete
     VERIFYING  -> RECOVERING   the digest does not match: find the bad chunks, at most three times
@@ -18,39 +18,34 @@
 
 Bits go from absent to present when the chunk is in the part file; what is durable is the driver's
 business at `Commit`. A page of leaves is kept while one of its chunks is missing, no longer.
+
+Of several origins, the one named first decides which version it is, if it answers within its timer;
+then the next one that has answered. An origin with another version leaves, as does one that lies or
+does not have the file; one that is silent is asked now and then whether it is there. It ends when
+nobody is left, or all are silent.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
 
-from chunkq.errors import (
-    ChunkqError,
-    IntegrityError,
-    PacketError,
-)
+from chunkq.errors import ChunkqError, IntegrityError, OtherVersion, PacketError
 from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.asking import Asking
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.dirty import Dirty
-from chunkq.protocol.geometry import to_ranges
-from chunkq.protocol.limits import (
-    COMMIT_BYTES,
-    COMMIT_INTERVAL_MS,
-)
-from chunkq.protocol.manifest import Head, is_zero_page
+from chunkq.protocol.holding import Holding
+from chunkq.protocol.lane import Lane
+from chunkq.protocol.limits import COMMIT_BYTES, COMMIT_INTERVAL_MS
+from chunkq.protocol.manifest import Head
 from chunkq.protocol.messages import Refusal, RefusalReason
-from chunkq.protocol.patience import Patience
 from chunkq.protocol.strikes import Strikes, final_refusal
 from chunkq.protocol.transfer_events import Phase, Waiting
 from chunkq.protocol.window import Window
 
-#: How often a transfer looks whether others have left it room in the window.
-STARVED_POLL_S: Final = 1.0
-
 
 class Transfer:
-    """One file from one origin.
+    """One file from one origin, or from several: `window` is the first one's, then `mirrors`.
 
     `patience_s`: silence after which it ends as `PeerSilent`. `doubt_all`: there is a part file
     and nothing is known of it. A commit is due after `commit_bytes` or `commit_interval_s`.
@@ -60,6 +55,7 @@ class Transfer:
         self,
         *,
         window: Window,
+        mirrors: Sequence[Window] = (),
         resumed: ev.Resumed | None,
         now: float,
         patience_s: float,
@@ -68,18 +64,19 @@ class Transfer:
         commit_interval_s: float = COMMIT_INTERVAL_MS / 1000,
     ) -> None:
         self.phase = Phase.OPENING
-        self.head: Head | None = None
-        self.bitmap = Bitmap(0)
-        self.doubtful = Bitmap(0)
         self.finished = False
         #: Rises with each version of the source; what belongs to an older one is of no use.
         self.version = 0
-        self._window = window
-        self._patience = Patience(now, patience_s)
-        self._asking = Asking(window)
+        self._holding = Holding()
+        self._asking = Asking((window, *mirrors), self._holding, now, patience_s)
+        #: No room on the disk: nothing is asked for.
+        self._full: Waiting | None = None
+        self._opening_since = now
+        #: Whose manifest it is.
+        self.signer = self.lanes[0]
+        self._told: list[ev.Effect] = []
         self._strikes = Strikes()
         self._dirty = Dirty(commit_bytes, commit_interval_s)
-        self._rechecking = 0
         self._now = now
         self._busy_with: str | None = None
         #: There is a head, and staging does not have it yet: nothing may be committed under it.
@@ -93,12 +90,7 @@ class Transfer:
 
     def wants(self, index: int) -> bool:
         """Whether a reply with this chunk is of use."""
-        return (
-            self.head is not None
-            and self.phase in (Phase.RUNNING, Phase.RECOVERING)
-            and index < self.bitmap.count
-            and index not in self.bitmap
-        )
+        return self.phase in (Phase.RUNNING, Phase.RECOVERING) and self._holding.lacks(index)
 
     def leaf(self, index: int) -> bytes | None:
         """The verified leaf of a chunk, if its page is here."""
@@ -106,14 +98,37 @@ class Transfer:
         return None if leaves is None else leaves.leaf(index)
 
     @property
+    def head(self) -> Head | None:
+        """The version that is being fetched."""
+        return self._holding.head
+
+    @property
+    def bitmap(self) -> Bitmap:
+        """What of it is in the part file."""
+        return self._holding.bitmap
+
+    @property
+    def doubtful(self) -> Bitmap:
+        """What may be."""
+        return self._holding.doubtful
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Its origins, in the order in which they were named."""
+        return self._asking.lanes
+
+    @property
     def waiting(self) -> Waiting | None:
         """Why nothing moves, if nothing does."""
-        return self._patience.waiting
+        if self._full is not None:
+            return self._full
+        reasons = [lane.patience.waiting for lane in self._asking.live]
+        return None if None in reasons else next(iter(reasons), None)
 
     @property
     def hungry(self) -> bool:
-        """Whether it would ask for more if the window had room."""
-        return self._asking.hungry
+        """Whether it would ask for more if a window had room."""
+        return any(lane.hungry for lane in self._asking.live)
 
     @property
     def next_wake_s(self) -> float | None:
@@ -124,11 +139,9 @@ class Transfer:
         if self._may_commit and (due := self._dirty.due_at_s) is not None:
             times.append(due)
         if self._asks_now and self._busy_with != "prepare":
-            times += self._patience.wakes_s(self._now)
-            if self._asking.starved and self._patience.may_ask(self._now):
-                times.append(self._now + STARVED_POLL_S)
-            if (deadline := self._asking.next_deadline_s) is not None:
-                times.append(deadline)
+            times += self._asking.next_wakes_s(self._now)
+            if self.phase is Phase.OPENING and self._busy_with is None:
+                times += self._asking.hopes_s(self._opening_since, self._now)
         return min(times, default=None)
 
     @property
@@ -137,11 +150,11 @@ class Transfer:
 
     @property
     def in_flight(self) -> int:
-        return len(self._asking.chunks)
+        return self._asking.in_flight
 
     @property
     def _asks_now(self) -> bool:
-        return self.phase <= Phase.RECOVERING and not self._patience.full
+        return self.phase <= Phase.RECOVERING and self._full is None
 
     @property
     def _may_commit(self) -> bool:
@@ -150,7 +163,7 @@ class Transfer:
     def abandon(self) -> None:
         """It ends here for now: nothing outstanding counts in the window any more."""
         self.finished = True
-        self._asking.begin(None)
+        self._asking.end()
 
     # ------------------------------------------------------------ events
 
@@ -166,7 +179,8 @@ class Transfer:
                 effects += self._advance(now)
         except ChunkqError as error:
             effects.append(self._fail(error))
-        return effects
+        told, self._told = self._told, []
+        return told + effects
 
     def _take(self, event: ev.Event, now: float) -> list[ev.Effect]:
         match event:
@@ -174,19 +188,19 @@ class Transfer:
                 return self._on_manifest(event, now)
             case ev.PageCame():
                 return self._on_page(event, now)
-            case ev.ChunkAdopted(index):
-                return self._on_adopted(index, now)
-            case ev.Refused(token, refusal):
-                self._on_refused(token, refusal, now)
-            case ev.AskFailed(token, waiting):
-                if self._release(token):
-                    self._patience.wait(waiting, now)
-            case ev.SpaceGone(detail, step):
-                self._on_space_gone(detail, step, now)
-            case ev.SpaceBack():
-                return self._on_space_back(now)
+            case ev.ChunkAdopted(index, lane):
+                return self._on_adopted(index, self.lanes[lane], now)
+            case ev.Refused(token, refusal, lane):
+                self._on_refused(self.lanes[lane], token, refusal, now)
+            case ev.AskFailed(token, waiting, lane):
+                if self._asking.release(self.lanes[lane], token):
+                    self.lanes[lane].patience.wait(waiting, now)
+            case ev.OriginBroken(lane, error):
+                self._leave(self.lanes[lane], error, now)
             case ev.Broken(error):
                 raise error
+            case ev.SpaceGone() | ev.SpaceBack():
+                return self._on_space(event, now)
             case ev.Prepared() | ev.Committed() | ev.SyncLost() | ev.ReadBackDone():
                 return self._on_step_done(event, now)
             case ev.Published():
@@ -199,16 +213,17 @@ class Transfer:
 
     def _on_chunk_event(self, event: ev.Event, now: float) -> None:
         match event:
-            case ev.ChunkLanded(index):
-                self._patience.heard(now)
-                self._asking.chunks.land(index)
-            case ev.ChunkStored(index, token):
-                self._asking.chunks.stored(index, token, now)
+            case ev.ChunkLanded(index, lane):
+                self.lanes[lane].heard(now)
+                self.lanes[lane].chunks.land(index)
+            case ev.ChunkStored(index, token, lane):
+                self._asking.stored(self.lanes[lane], index, token, now)
+                self.lanes[lane].heard(now, progress=True)
                 self._present(index, now)
-            case ev.ChunkBad(index):
-                self._on_bad(index)
-            case ev.ChunkDropped(index):
-                self._ask_again(index)
+            case ev.ChunkBad(index, lane):
+                self._on_bad(self.lanes[lane], index, now)
+            case ev.ChunkDropped(index, lane):
+                self._asking.dropped(self.lanes[lane], index)
             case ev.Rechecked():
                 self._on_rechecked(event, now)
             case _:
@@ -223,11 +238,11 @@ class Transfer:
                 if self.doubtful.present:  # let go of what was received of the version before
                     self._dirty.add(0, now)
                 self.phase = Phase.RECOVERING if self.doubtful.present else Phase.RUNNING
-                self._patience.heard(now)
+                self._asking.all_heard(now)
             case ev.Committed(phase):
                 self._ever_committed = True
                 self._strikes.synced()
-                if phase is Phase.VERIFYING and self._whole:
+                if phase is Phase.VERIFYING and self._holding.whole:
                     return [self._step("read back", ev.ReadBack(), Phase.VERIFYING)]
                 if phase is Phase.PUBLISHING:
                     return [self._step("publish", ev.Publish(), Phase.PUBLISHING)]
@@ -240,103 +255,150 @@ class Transfer:
         return []
 
     def _on_manifest(self, event: ev.ManifestCame, now: float) -> list[ev.Effect]:
-        if self.phase is not Phase.OPENING or not self._asking.opened(event.token):
+        lane = self.lanes[event.lane]
+        if self.phase > Phase.RECOVERING or lane.left is not None or not lane.opened(event.token):
             return []
-        if self._busy_with is not None:  # a commit of the old version is under way: ask once more
-            self._patience.pause(now)
+        if self.phase is Phase.OPENING and not self._unprepared:
+            if self._busy_with is not None:  # a commit of the old version is under way: once more
+                lane.patience.pause(now)
+                return []
+            lane.heard(now, progress=True)
+            lane.offered(event.head)
+            return self._decide(now)
+        if event.token:  # the question is settled; only whether this one has the same is new
+            lane.heard(now, progress=True)
+            lane.offered(event.head)
+            self._compare(lane, now)
+        return []
+
+    def _decide(self, now: float) -> list[ev.Effect]:
+        """Take the manifest of the first named that offers one, once no better is hoped for."""
+        lane = self._asking.first_offer(self._opening_since, now)
+        if lane is None or lane.offer is None or self._busy_with is not None:
             return []
-        self._patience.heard(now, progress=True)
-        before, head = self.head, event.head
-        count_ = head.geometry.chunk_count
+        before, head = self.head, lane.offer
+        effects: list[ev.Effect] = []
+        self.signer = lane
         if before is not None and before.root == head.root and before == head:
             self.phase = Phase.RECOVERING if self.doubtful.present else Phase.RUNNING
-            return []
+        else:
+            effects = self._begin_version(head, doubt=before is not None or self._doubt_all)
+        for other in [other for other in self._asking.live if other.offer is not None]:
+            self._compare(other, now)
+        return effects
+
+    def _begin_version(self, head: Head, *, doubt: bool) -> list[ev.Effect]:
         self.version += 1
-        self._rechecking = 0
-        self.head = head
-        self.bitmap, self.doubtful = Bitmap(count_), Bitmap(count_)
-        if before is not None or self._doubt_all:
-            self.doubtful.fill(0, count_)
-        self._asking.begin(head)
-        self._mark_zero_pages()
+        self._holding.begin(head, doubt=doubt)
+        self._asking.begin(answers=True)
         self._dirty.clear()
         self._unprepared = True
         return [self._step("prepare", ev.Prepare(head), Phase.OPENING)]
 
+    def _compare(self, lane: Lane, now: float) -> None:
+        """An origin says what it has: it joins if that is the same content, however cut."""
+        assert self.head is not None
+        offer, lane.offer = lane.offer, None
+        assert offer is not None
+        if offer.content_digest == self.head.content_digest:
+            lane.joined = True
+        else:
+            self._leave(lane, OtherVersion("it has another version"), now, may_return=True)
+
     def _on_page(self, event: ev.PageCame, now: float) -> list[ev.Effect]:
-        if self.head is None or not self._asking.page_came(event.page, now):
+        lane = self.lanes[event.lane]
+        if self.head is None or lane.left is not None:
             return []
-        assert self._asking.leaves is not None
-        self._asking.leaves.add(event.page, event.leaves)
-        self._patience.heard(now, progress=True)
-        return self._open_page(event.page)
-
-    def _open_page(self, page: int) -> list[ev.Effect]:
-        """Leaves of `page` are here: mark its holes, and recheck what is doubtful."""
+        if not self._asking.page_came(event.page, now):
+            return []
         leaves = self._asking.leaves
-        assert self.head is not None
         assert leaves is not None
-        doubtful = [i for i in self.head.geometry.page_chunks(page) if i in self.doubtful]
-        holes = [
-            index
-            for index in leaves.holes(page)
-            if index not in self.doubtful and self.bitmap.add(index)
-        ]
-        effects = self._recheck(doubtful)
-        if holes:
-            effects.append(ev.Punch(tuple(to_ranges(holes))))
-        leaves.drop_if_done(page, self.bitmap)
-        return effects
-
-    def _recheck(self, indices: list[int]) -> list[ev.Effect]:
-        assert self.head is not None
-        assert self._asking.leaves is not None
-        if not indices:
+        try:
+            leaves.add(event.page, event.leaves)
+        except PacketError as error:
+            self._asking.freed([event.page], ())
+            self._leave(lane, _lies(error), now)
             return []
-        self._rechecking += 1
-        page = self.head.geometry.page_of(indices[0])
-        first = self.head.geometry.page_chunks(page).start
-        return [ev.Recheck(tuple(indices), first, self._asking.leaves.page(page))]
+        lane.heard(now, progress=True)
+        return self._holding.open_page(event.page, leaves)
 
     def _on_rechecked(self, event: ev.Rechecked, now: float) -> None:
-        self._rechecking -= 1
+        self._holding.rechecked(event)
+        if event.good:
+            self._asking.all_heard(now, progress=True)
         for index in event.good:
-            self.doubtful.clear(index)
-            self._asking.chunks.give_up(index)
+            self._asking.give_up(index)
             self._present(index, now)
         for index in event.bad:
-            self.doubtful.clear(index)
-            self._ask_again(index)
+            self._asking.again(index)
 
-    def _on_adopted(self, index: int, now: float) -> list[ev.Effect]:
+    def _on_adopted(self, index: int, lane: Lane, now: float) -> list[ev.Effect]:
         if not self.wants(index):
             return []
-        self._patience.heard(now)
+        lane.heard(now)
         self.doubtful.add(index)
-        return self._recheck([index]) if self.leaf(index) is not None else []
+        leaves = self._asking.leaves
+        if leaves is None or leaves.leaf(index) is None:
+            return []
+        return self._holding.recheck([index], leaves)
 
-    def _on_bad(self, index: int) -> None:
-        if self._asking.chunks.landed(index):  # else asked for by an earlier process: no strike
+    def _on_bad(self, lane: Lane, index: int, now: float) -> None:
+        if lane.left is None:
+            if not lane.chunks.landed(index):  # asked for by an earlier process: no strike
+                return
+            if len(self._asking.live) == 1:
+                self._strike(lane, index, now)
+            else:
+                detail = f"chunk {index} does not match the signed manifest"
+                self._leave(lane, IntegrityError(detail), now)
+        self._asking.dropped(lane, index)
+
+    def _strike(self, lane: Lane, index: int, now: float) -> None:
+        """The last one gets a few tries; then others may be asked what they have."""
+        try:
             self._strikes.bad_chunk(index)
-            self._ask_again(index)
+        except IntegrityError as error:
+            self._leave(lane, error, now)
 
-    def _on_refused(self, token: int, refusal: Refusal, now: float) -> None:
-        if not self._release(token):
+    def _on_refused(self, lane: Lane, token: int, refusal: Refusal, now: float) -> None:
+        if not self._asking.release(lane, token):
             return
-        self._patience.heard(now)
+        lane.heard(now)
         if (error := final_refusal(refusal)) is not None:
-            raise error
-        if refusal.reason is RefusalReason.STALE:
-            self._on_stale()
-            return
-        waiting = Waiting(str(refusal.reason), refusal.detail, refusal.done, refusal.total)
-        self._patience.refused(waiting, now, refusal.retry_after_ms / 1000 or None)
+            self._leave(lane, error, now)
+        elif refusal.reason is RefusalReason.STALE:
+            self._leave(lane, OtherVersion("it has another version"), now, may_return=True)
+        else:
+            waiting = Waiting(str(refusal.reason), refusal.detail, refusal.done, refusal.total)
+            lane.patience.refused(waiting, now, refusal.retry_after_ms / 1000 or None)
 
-    def _on_stale(self) -> None:
+    def _leave(
+        self, lane: Lane, error: ChunkqError, now: float, *, may_return: bool = False
+    ) -> None:
+        """Ask this origin for nothing any more. Raises when that was the last one.
+
+        But those that left for their version come back then: what they have now is the version.
+        """
+        if lane.left is not None:
+            return
+        self._asking.leave(lane, error, may_return=may_return)
+        if len(self.lanes) > 1:
+            self._told.append(ev.OriginLeft(lane.number, error))
+        if self._asking.live:
+            return
+        if not self._asking.come_back():
+            raise self._asking.verdict
         self._strikes.stale()
+        self._reopen(now)
+
+    def _reopen(self, now: float) -> None:
+        """Ask those that are in for their manifests; what has not changed is kept."""
         if self.phase in (Phase.RUNNING, Phase.RECOVERING):
             self.phase = Phase.OPENING
-        self._asking.begin(self.head)
+        self._opening_since = now
+        self._asking.begin()
+        for lane in self.lanes:
+            lane.joined, lane.offer = False, None
 
     def _on_sync_lost(self, durable: Bitmap) -> None:
         self._strikes.sync_failed()
@@ -344,31 +406,36 @@ class Transfer:
             self.phase = Phase.RUNNING
         for index in durable.missing():
             if self.bitmap.clear(index):
-                self._ask_again(index)
+                self._asking.again(index)
 
     def _on_read_back(self, matches: bool, now: float) -> list[ev.Effect]:
         if matches:
             if self._single_group:
                 return [self._step("publish", ev.Publish(), Phase.PUBLISHING)]
             return [self._step("commit", ev.Commit(Phase.PUBLISHING), Phase.VERIFYING)]
-        self._strikes.read_back_wrong()
-        assert self.head is not None
         self.phase = Phase.RECOVERING
-        self.doubtful.fill(0, self.doubtful.count)
-        self.bitmap = Bitmap(self.bitmap.count)
-        self._asking.begin(self.head)
-        self._patience.heard(now)
+        self._holding.doubt_all()
+        self._asking.begin()
+        self._asking.all_heard(now)
+        try:
+            self._strikes.read_back_wrong()
+        except IntegrityError as error:  # all leaves hold, so the digest signed with them is wrong
+            if self.signer.left is not None or len(self._asking.live) == 1:
+                raise
+            self._leave(self.signer, error, now)
+            self._reopen(now)
         return []
 
-    def _on_space_gone(self, detail: str, step: bool, now: float) -> None:
-        self._patience.disk_full(detail)
-        if step:
-            if self._busy_with == "commit":
-                self._dirty.restore(now)
-            self._busy_with = None
-
-    def _on_space_back(self, now: float) -> list[ev.Effect]:
-        self._patience.disk_free(now)
+    def _on_space(self, event: ev.SpaceGone | ev.SpaceBack, now: float) -> list[ev.Effect]:
+        if isinstance(event, ev.SpaceGone):
+            self._full = Waiting("disk_full", event.detail)
+            if event.step:
+                if self._busy_with == "commit":
+                    self._dirty.restore(now)
+                self._busy_with = None
+            return []
+        self._full = None
+        self._asking.renew(now)
         if self._unprepared and self.head is not None and self._busy_with is None:
             return [self._step("prepare", ev.Prepare(self.head), Phase.OPENING)]
         return []
@@ -376,28 +443,30 @@ class Transfer:
     # ------------------------------------------------------------ going on
 
     def _advance(self, now: float) -> list[ev.Effect]:
-        if self._patience.full or self._busy_with == "prepare":
+        if self._full is not None or self._busy_with == "prepare":
             return self._commit_if_due(now)
-        self._give_up_overdue(now)
-        if self._asks_now:
-            self._patience.check(now)
+        self._asking.give_up_overdue(now)
+        if self._asks_now and (error := self._asking.exhausted(now)) is not None:
+            raise error
         effects = self._go_on(now)
-        self._patience.expect(now, self._asking.awaiting or not self._patience.may_ask(now))
+        self._asking.expect(now)
         return effects + self._commit_if_due(now)
 
     def _go_on(self, now: float) -> list[ev.Effect]:
         """What the phase asks for."""
         effects: list[ev.Effect] = []
+        if self.phase is Phase.OPENING and self._busy_with is None:
+            effects += self._decide(now)
         if self.phase is Phase.OPENING:
-            if self._patience.may_ask(now) and self._busy_with is None:
-                effects += self._asking.ask_open(now)
+            if self._busy_with is None:
+                effects += self._asking.ask_open(now, everybody=True)
         elif self.phase in (Phase.RUNNING, Phase.RECOVERING):
             if self.phase is Phase.RECOVERING and not self.doubtful.present:
                 self.phase = Phase.RUNNING
-            if self._whole:
-                return self._complete()
-            if self._patience.may_ask(now):
-                effects += self._ask(now)
+            if self._holding.whole:
+                return effects + self._complete()
+            effects += self._asking.ask_open(now, everybody=False)
+            effects += self._asking.ask(now)
         elif self.phase is Phase.VERIFYING and self._busy_with is None:
             effects.append(self._step("read back", ev.ReadBack(), Phase.VERIFYING))
         elif self.phase is Phase.PUBLISHING and self._busy_with is None:
@@ -406,8 +475,8 @@ class Transfer:
 
     def _complete(self) -> list[ev.Effect]:
         """Everything is in the part file: make it durable, then read it back."""
-        self._asking.begin(self.head)
-        self._patience.satisfied()
+        self._asking.begin()
+        self._asking.satisfied()
         if self._busy_with is not None:
             return []
         if self._single_group:
@@ -433,88 +502,38 @@ class Transfer:
             self._dirty.clear()
         return effect
 
-    def _ask(self, now: float) -> list[ev.Effect]:
-        """Ask for leaves, and for chunks whose leaves are here; some are known without asking."""
-        leaves = self._asking.leaves
-        assert self.head is not None
-        assert leaves is not None
-        effects: list[ev.Effect] = []
-        pages = self._asking.wanted_pages(self.bitmap)
-        known = {page for page in pages if leaves.add_known(page)}
-        for page in sorted(known):
-            effects += self._open_page(page)
-        effects += self._asking.ask_pages(set(pages) - known, now)
-        size = self.head.geometry.chunk_size_bytes
-        return effects + self._asking.ask_chunks(size, self.bitmap, self.doubtful, now)
-
     # ------------------------------------------------------------ small pieces
-
-    @property
-    def _whole(self) -> bool:
-        return self.bitmap.complete and not self.doubtful.present and not self._rechecking
 
     @property
     def _single_group(self) -> bool:
         """Nothing of it was ever committed, nor need be: one commit group is the whole file."""
-        return (
-            not self._ever_committed
-            and self.head is not None
-            and self.head.geometry.size_bytes <= self._dirty.limit_bytes
-        )
+        fits = self._holding.size_bytes <= self._dirty.limit_bytes
+        return fits and not self._ever_committed
 
     def _resume(self, resumed: ev.Resumed) -> None:
-        self.head, self.bitmap = resumed.head, resumed.bitmap.copy()
-        self._asking.begin(resumed.head)
-        self.doubtful = Bitmap(self.bitmap.count)
+        self.signer = self.lanes[resumed.lane]
         self.phase = resumed.phase
-        if self.phase is Phase.RECOVERING or not self.bitmap.complete:
+        if self.phase is Phase.RECOVERING or not resumed.bitmap.complete:
             self.phase = max(Phase.RUNNING, min(self.phase, Phase.RECOVERING))
-        if self.phase is Phase.RECOVERING:
-            for index in self.bitmap.missing():
-                self.doubtful.add(index)
-        self._mark_zero_pages()
-
-    def _mark_zero_pages(self) -> None:
-        """Pages that hold nothing but holes are known from the head alone."""
-        assert self.head is not None
-        if self.doubtful.present:
-            return
-        for page in range(self.head.geometry.page_count):
-            if is_zero_page(self.head, page):
-                chunks = self.head.geometry.page_chunks(page)
-                self.bitmap.fill(chunks.start, len(chunks))
+        doubt = self.phase is Phase.RECOVERING
+        self._holding.resume(resumed.head, resumed.bitmap, doubt=doubt)
+        self._asking.begin()
+        for lane in self.lanes:  # the one that has another version by now will say so
+            lane.joined = self.phase is not Phase.OPENING
 
     def _present(self, index: int, now: float) -> None:
-        assert self.head is not None
-        self._patience.heard(now, progress=True)
-        if self.bitmap.add(index):
-            self._dirty.add(self.head.geometry.length(index), now)
+        if size := self._holding.add(index):
+            self._dirty.add(size, now)
         if self._asking.leaves is not None:
-            self._asking.leaves.drop_if_done(self.head.geometry.page_of(index), self.bitmap)
-
-    def _ask_again(self, index: int) -> None:
-        self._asking.chunks.give_up(index)
-        if self.head is not None and index not in self.bitmap:
-            self._asking.again(index, self.head.geometry.page_of(index))
-
-    def _release(self, token: int) -> bool:
-        """Give up a request; True if it was still one of ours."""
-        indices = self._asking.release(token)
-        for index in indices or ():
-            self._ask_again(index)
-        return indices is not None
-
-    def _give_up_overdue(self, now: float) -> None:
-        chunks, late = self._asking.overdue(now)
-        for index in chunks:
-            self._ask_again(index)
-        if late:
-            self._patience.timed_out(now, self._window.rto_s)
+            self._asking.leaves.drop_if_done(self._holding.page_of(index), self.bitmap)
 
     def _fail(self, error: ChunkqError) -> ev.Finish:
-        if isinstance(error, PacketError):  # a page that does not prove: the origin's head lies
-            error = IntegrityError(f"the origin's manifest does not hold: {error.message}")
         self.finished = True
         self.phase = Phase.FAILED
-        self._asking.begin(None)
+        self._asking.end()
         return ev.Finish(error)
+
+
+def _lies(error: PacketError) -> IntegrityError:
+    """Under a valid seal and for this root, only a head or a page that lies does not prove."""
+    return IntegrityError(f"the origin's manifest does not hold: {error.message}")

@@ -25,11 +25,15 @@ class Phase(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What staging knew of a transfer: the manifest's head, the phase, and what is durable."""
+    """What staging knew of a transfer: the manifest's head, the phase, and what is durable.
+
+    `lane`: the origin that signed the manifest.
+    """
 
     head: Head
     phase: Phase
     bitmap: Bitmap
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class Waiting:
 
 
 # ---------------------------------------------------------------- events
+#
+# `lane` is the number of the origin that a reply came from, in the order in which they were named.
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ class ManifestCame:
 
     token: int
     head: Head
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,7 @@ class PageCame:
     token: int
     page: int
     leaves: bytes
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ class ChunkLanded:
     """A reply with this chunk is in memory."""
 
     index: int
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,7 @@ class ChunkStored:
 
     index: int
     token: int | None
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,7 @@ class ChunkBad:
     """A reply under a valid seal does not match the leaf."""
 
     index: int
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,7 @@ class ChunkAdopted:
     """A reply to a request of an earlier process is in the part file, unverified."""
 
     index: int
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +113,7 @@ class ChunkDropped:
     """The chunk landed and could not be written (no room, or a seal that does not open)."""
 
     index: int
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +155,7 @@ class Published:
 class Refused:
     token: int
     refusal: Refusal
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +164,15 @@ class AskFailed:
 
     token: int
     waiting: Waiting
+    lane: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OriginBroken:
+    """This origin is of no use any more: its link ended for good, or what it says cannot be."""
+
+    lane: int
+    error: ChunkqError
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +212,7 @@ Event = (
     | Published
     | Refused
     | AskFailed
+    | OriginBroken
     | SpaceGone
     | SpaceBack
     | Broken
@@ -201,18 +225,21 @@ Event = (
 @dataclass(frozen=True, slots=True)
 class AskOpen:
     token: int
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AskPages:
     token: int
     runs: tuple[tuple[int, int], ...]
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class AskChunks:
     token: int
     runs: tuple[tuple[int, int], ...]
+    lane: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +283,14 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
+class OriginLeft:
+    """One of several origins is asked for nothing any more, for this reason."""
+
+    lane: int
+    error: ChunkqError
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The end, well (None) or not."""
 
@@ -272,5 +307,6 @@ Effect = (
     | Commit
     | ReadBack
     | Publish
+    | OriginLeft
     | Finish
 )

@@ -604,7 +604,7 @@ def test_the_origin_says_when_to_come_again() -> None:
 def test_a_busy_origin_is_no_silent_one() -> None:
     """It may announce a wait that is longer than our patience."""
     bench = Bench(3)
-    bench.transfer._patience._limit_s = 5.0
+    bench.transfer.lanes[0].patience._limit_s = 5.0
     bench.feed(ev.Refused(1, refusal(RefusalReason.BUSY, retry_after_ms=30_000)))
     bench.feed(ev.Tick(), after_s=29.0)
     assert not bench.transfer.finished

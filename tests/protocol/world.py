@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from random import Random
 from typing import Any
@@ -108,9 +108,6 @@ class Source:
     def current(self) -> Version:
         return self.versions[-1]
 
-    def by_root(self, root: bytes) -> Version:
-        return next(version for version in self.versions if version.head.root == root)
-
     def change(self, rng: Random) -> None:
         """A few chunks become other ones; sometimes the file grows or shrinks."""
         content = bytearray(self.current.content)
@@ -140,18 +137,26 @@ class Reply:
     body: Head | Refusal | bytes
     index: int = -1
     is_page: bool = False
+    lane: int = 0
 
 
 class Origin:
     """Answers requests like `runtime.answers`, at `rate` bytes a second; sometimes it lies."""
 
     def __init__(self, clock: Clock, rng: Random, faults: Faults, rate: float) -> None:
+        self.faults = faults
+        #: Its own files; whatever it has not here is the first one's.
+        self.sources: dict[str, Source] = {}
+        #: Chunks that it has sent.
+        self.sent = 0
         self._clock = clock
         self._rng = rng
         self._faults = faults
         self._rate = rate
         self._free_at = 0.0
         self.silent = False
+        #: What it answers to everything, if it does not answer what is asked.
+        self.refuses: RefusalReason | None = None
 
     def faulty(self, probability: float) -> bool:
         in_time = self._clock.now < self._faults.until_s
@@ -169,6 +174,8 @@ class Origin:
             return None
         kind, root, indices = what
         version = source.current
+        if self.refuses is not None:
+            return self._send(send, asked, Refusal(reason=self.refuses))
         if self.faulty(self._faults.refuse):
             return self._send(send, asked, self._any_refusal())
         if kind == "open":
@@ -182,6 +189,7 @@ class Origin:
             body = version.chunk(index)
             if self._faults.lie_always or self.faulty(self._faults.lie):
                 body = bytes((body[0] ^ 1,)) + body[1:]
+            self.sent += 1
             self._send(send, asked, body, index)
         return None
 
@@ -207,7 +215,7 @@ class Origin:
     ) -> None:
         size = len(body) if isinstance(body, bytes) else 200
         self._free_at = max(self._free_at, self._clock.now) + size / self._rate
-        reply = Reply(to.name, to.incarnation, to.token, to.version, body, index, to.is_page)
+        reply = replace(to, body=body, index=index)
         self._clock.after(self._free_at - self._clock.now, send, reply)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
@@ -50,14 +51,18 @@ class Driver:
         self._ticks = 0
         self.requests: list[str] = []
         self.chunks_asked = 0
+        self.chunks_of: Counter[int] = Counter()
+        self.left: dict[int, ChunkqError] = {}
         self._polling = False
         self._rots = 0
         self.transfer: Transfer
 
     def begin(self) -> None:
         resumed, doubt_all = self._disk.load()
+        window, *mirrors = self.process.windows
         self.transfer = Transfer(
-            window=self.process.window,
+            window=window,
+            mirrors=mirrors,
             resumed=resumed,
             now=self._clock.now,
             patience_s=self.world.patience_s,
@@ -87,8 +92,9 @@ class Driver:
         for effect in effects:
             self._perform(effect)
         self._check(event, now)
-        if transfer.hungry:
-            self.process.hungry[self] = None
+        for lane in transfer.lanes:
+            if lane.hungry:
+                self.process.hungry[lane.number][self] = None
         wake = transfer.next_wake_s
         if wake is not None:
             self._timer += 1
@@ -102,7 +108,7 @@ class Driver:
     def _check(self, event: ev.Event, now: float) -> None:
         """What holds after every event."""
         transfer = self.transfer
-        assert self.process.window.outstanding >= 0
+        assert all(window.outstanding >= 0 for window in self.process.windows)
         if isinstance(event, ev.Tick) and not transfer.finished:
             wake = transfer.next_wake_s
             assert wake is None or wake > now, f"wakes at once, forever: {self.describe()}"
@@ -125,9 +131,12 @@ class Driver:
                 self._soon(self._read_back)
             case ev.Publish():
                 self._soon(self._publish)
+            case ev.OriginLeft(lane, left):
+                self.left[lane] = left
             case ev.Finish(error):
                 self.process.room_appeared()
-                self.process.hungry.pop(self, None)
+                for hungry in self.process.hungry:
+                    hungry.pop(self, None)
                 self._clock.after(0.0, self._finish, error)
 
     def _finish(self, error: ChunkqError | None) -> None:
@@ -162,7 +171,9 @@ class Driver:
                 again = [index for index in indices if index in self._durable]
                 assert not again, f"durable chunks {again} asked for again: {self.describe()}"
             what = ("pages" if pages else "chunks", body.root, indices)
-            self.chunks_asked += 0 if pages else len(indices)
+            if not pages:
+                self.chunks_asked += len(indices)
+                self.chunks_of.update(indices)
         self.requests.append(what[0])
         asked = Reply(
             self.name,
@@ -171,9 +182,10 @@ class Driver:
             transfer.version,
             b"",
             is_page=what[0] == "pages",
+            lane=effect.lane,
         )
         if world.faulty(self._faults.unsent):
-            failed = ev.AskFailed(effect.token, Waiting("broker_unreachable"))
+            failed = ev.AskFailed(effect.token, Waiting("broker_unreachable"), effect.lane)
             self._clock.after(self._rng.uniform(0, 0.1), self.feed, failed)
             if self._rng.random() < 0.5:
                 return
@@ -190,11 +202,11 @@ class Driver:
         elif not mine:
             return
         elif isinstance(body, Head):
-            self.feed(ev.ManifestCame(reply.token, body))
+            self.feed(ev.ManifestCame(reply.token, body, reply.lane))
         elif isinstance(body, Refusal):
-            self.feed(ev.Refused(reply.token, body))
+            self.feed(ev.Refused(reply.token, body, reply.lane))
         elif reply.version == transfer.version:
-            self.feed(ev.PageCame(reply.token, reply.index, body))
+            self.feed(ev.PageCame(reply.token, reply.index, body, reply.lane))
 
     def _on_chunk(self, reply: Reply, body: bytes, mine: bool) -> None:
         transfer, index = self.transfer, reply.index
@@ -209,7 +221,7 @@ class Driver:
         self.world.unacknowledged[self.name].append(reply)
         self._writing.add(index)
         if mine:
-            self.feed(ev.ChunkLanded(index))
+            self.feed(ev.ChunkLanded(index, reply.lane))
         self._put(Job(reply, leaf, transfer.version, mine))
 
     # ------------------------------------------------------------ the assembler
@@ -306,7 +318,7 @@ class Driver:
     def _publish(self) -> None:
         assert self.transfer.head is not None
         self.world.published[self.name] = bytes(self._disk.part)
-        version = self.world.sources[self.name].by_root(self.transfer.head.root)
+        version = self.world.by_root(self.name, self.transfer.head.root)
         assert version.content == self.world.published[self.name]
         self._written = []
         self.feed(ev.Published())
@@ -356,15 +368,16 @@ class Job:
         assert isinstance(body, bytes)
         fits = index < head.geometry.chunk_count and len(body) == head.geometry.length(index)
         if not fits or (self.leaf is not None and digest(body) != self.leaf):
-            self.event = ev.ChunkBad(index)
+            self.event = ev.ChunkBad(index, reply.lane)
             return
         try:
             disk.write(index, body)
         except DiskFull:
-            self.event = ev.ChunkDropped(index)
+            self.event = ev.ChunkDropped(index, reply.lane)
         else:
             adopted = self.leaf is None
-            self.event = ev.ChunkAdopted(index) if adopted else ev.ChunkStored(index, self._token)
+            stored = ev.ChunkStored(index, self._token, reply.lane)
+            self.event = ev.ChunkAdopted(index, reply.lane) if adopted else stored
 
     def _compare(self, disk: Disk, recheck: ev.Recheck) -> None:
         good: list[int] = []

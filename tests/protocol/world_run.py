@@ -1,22 +1,25 @@
-"""The model world put together: files at one origin, one process that fetches them, the faults."""
+"""The model world put together: files at their origins, one process that fetches them, faults."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 
 from chunkq.errors import ChunkqError
 from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.window import Window
 
-from .world import Clock, Disk, Faults, Origin, Reply, Source, make_content
+from .world import Clock, Disk, Faults, Origin, Reply, Source, Version, make_content
 from .world_driver import Driver
 
 PATIENCE_S = 120.0
 
 
 class World:
-    """Files at one origin, one process that fetches them, and everything between."""
+    """Files at one origin or several, one process that fetches them, and everything between.
+
+    `others`: further origins, each with its own faults of network and honesty and its own rate.
+    """
 
     def __init__(
         self,
@@ -29,6 +32,7 @@ class World:
         max_chunks: int = 256,
         commit_bytes: int = 1 << 20,
         patience_s: float = PATIENCE_S,
+        others: Sequence[tuple[Faults, float]] = (),
     ) -> None:
         self.rng = Random(seed)
         self.clock = Clock()
@@ -36,7 +40,11 @@ class World:
         self.max_chunks = max_chunks
         self.commit_bytes = commit_bytes
         self.patience_s = patience_s
-        self.origin = Origin(self.clock, self.rng, faults, rate)
+        self.origins = [
+            Origin(self.clock, self.rng, its, its_rate)
+            for its, its_rate in ((faults, rate), *others)
+        ]
+        self.origin = self.origins[0]
         names = [str(number) for number in range(len(sizes))]
         self.sources = {
             name: Source(make_content(self.rng, size, holes=holes))
@@ -64,7 +72,7 @@ class World:
         assert set(self.sources) == set(self.results), f"unfinished at {limit:.0f} s: " + ", ".join(
             driver.describe() for driver in self.drivers.values()
         )
-        assert self.process.window.outstanding == 0
+        assert not any(window.outstanding for window in self.process.windows)
 
     def start(self) -> None:
         """Start the process anew, with what the disks know."""
@@ -100,21 +108,32 @@ class World:
     def faulty(self, probability: float) -> bool:
         return self.origin.faulty(probability)
 
-    def delay_s(self) -> float:
-        return self.rng.uniform(*self.faults.delay_s)
+    def delay_s(self, lane: int) -> float:
+        return self.rng.uniform(*self.origins[lane].faults.delay_s)
+
+    def source(self, name: str, lane: int) -> Source:
+        return self.origins[lane].sources.get(name) or self.sources[name]
+
+    def by_root(self, name: str, root: bytes) -> Version:
+        """The version with this root, whoever has it."""
+        sources = [self.source(name, lane) for lane in range(len(self.origins))]
+        versions = [version for source in sources for version in source.versions]
+        return next(version for version in versions if version.head.root == root)
 
     def request(self, asked: Reply, what: tuple[str, bytes, list[int]]) -> None:
-        if not self.faulty(self.faults.lose):
-            source = self.sources[asked.name]
+        origin = self.origins[asked.lane]
+        if not origin.faulty(origin.faults.lose):
+            source = self.source(asked.name, asked.lane)
             self.clock.after(
-                self.delay_s(), self.origin.answer, source, asked, what, self.send_reply
+                self.delay_s(asked.lane), origin.answer, source, asked, what, self.send_reply
             )
 
     def send_reply(self, reply: Reply) -> None:
-        times = 0 if self.faulty(self.faults.lose) else 1
-        times += self.faulty(self.faults.duplicate)
+        origin = self.origins[reply.lane]
+        times = 0 if origin.faulty(origin.faults.lose) else 1
+        times += origin.faulty(origin.faults.duplicate)
         for _ in range(times):
-            self.clock.after(self.delay_s(), self.deliver, reply)
+            self.clock.after(self.delay_s(reply.lane), self.deliver, reply)
 
     def deliver(self, reply: Reply) -> None:
         if reply.name not in self.results:
@@ -151,20 +170,29 @@ class Process:
     """What the transfers of one process share, as `runtime.peer.PeerLink`."""
 
     def __init__(self, world: World) -> None:
-        self.window = Window(world.max_chunks)
-        self.hungry: dict[Driver, None] = {}
+        self.windows = [Window(world.max_chunks) for _ in world.origins]
+        #: For each origin, who found its window full.
+        self.hungry: list[dict[Driver, None]] = [{} for _ in world.origins]
         self._clock = world.clock
         self._feeding = False
 
+    @property
+    def window(self) -> Window:
+        return self.windows[0]
+
     def room_appeared(self) -> None:
-        if self.hungry and not self._feeding and self.window.room:
+        fed = any(
+            hungry and window.room for hungry, window in zip(self.hungry, self.windows, strict=True)
+        )
+        if fed and not self._feeding:
             self._feeding = True
             self._clock.after(0.0, self._feed)
 
     def _feed(self) -> None:
         self._feeding = False
-        for driver in list(self.hungry):
-            if not self.window.room:
-                break
-            del self.hungry[driver]
-            driver.feed(ev.Tick())
+        for hungry, window in zip(self.hungry, self.windows, strict=True):
+            for driver in list(hungry):
+                if not window.room:
+                    break
+                del hungry[driver]
+                driver.feed(ev.Tick())
