@@ -12,14 +12,25 @@ from chunkq.protocol.manifest import Head
 from chunkq.protocol.messages import Chunks, Open, Pages, Receipt
 from chunkq.protocol.packet import RequestKind
 from chunkq.protocol.priority import PriorityWord
-from chunkq.protocol.transfer import Transfer
 from chunkq.protocol.transfer_events import Waiting
 from chunkq.runtime.peer import PeerLink
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a file is to be had: from whom, and what it is called there."""
+
+    peer: PeerLink
+    share: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.peer.ref.alias}:{self.share}/{self.path}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """What to fetch from a peer, and how."""
+    """What to fetch, as it is called at the origin that was named first, and how."""
 
     share: str
     path: str
@@ -33,40 +44,40 @@ class Order:
 def request_body(
     effect: ev.AskOpen | ev.AskPages | ev.AskChunks,
     order: Order,
-    peer: PeerLink,
+    place: Place,
     head: Head | None,
+    largest_chunk_bytes: int,
 ) -> tuple[RequestKind, Open | Pages | Chunks]:
     """The request that an effect means."""
-    instance = peer.requester.instance
+    instance = place.peer.requester.instance
     if isinstance(effect, ev.AskOpen):
         return RequestKind.OPEN, Open(
             instance=instance,
             priority=order.priority,
-            share=order.share,
-            path=order.path,
-            largest_chunk=peer.largest_chunk_bytes,
+            share=place.share,
+            path=place.path,
+            largest_chunk=largest_chunk_bytes,
         )
     assert head is not None
     pages = isinstance(effect, ev.AskPages)
     return RequestKind.PAGES if pages else RequestKind.CHUNKS, (Pages if pages else Chunks)(
         instance=instance,
         priority=order.priority,
-        share=order.share,
-        path=order.path,
+        share=place.share,
+        path=place.path,
         root=head.root,
         chunk_size=head.geometry.chunk_size_bytes,
         runs=list(effect.runs),
     )
 
 
-def receipt(order: Order, peer: PeerLink, transfer: Transfer) -> Receipt:
-    """What tells the origin that its file is published here."""
-    assert transfer.head is not None
+def receipt(place: Place, head: Head) -> Receipt:
+    """What tells an origin that its file is published here."""
     return Receipt(
-        instance=peer.requester.instance,
-        share=order.share,
-        path=order.path,
-        root=transfer.head.root,
+        instance=place.peer.requester.instance,
+        share=place.share,
+        path=place.path,
+        root=head.root,
     )
 
 

@@ -17,32 +17,36 @@ from chunkq.protocol.manifest import Head
 from chunkq.protocol.transfer_events import Phase
 from chunkq.runtime.inbox import without_body
 
+#: Gives deliveries back to the link that they came over.
+Done = Callable[..., None]
+
 
 class Committable(Protocol):
     """A transfer, as far as a commit looks at it."""
 
-    head: Head | None
-    bitmap: Bitmap
+    @property
+    def head(self) -> Head | None: ...
+
+    @property
+    def bitmap(self) -> Bitmap: ...
 
 
 class Committer:
-    """The commits of one transfer. `done` gives deliveries back to the link."""
+    """The commits of one transfer."""
 
     def __init__(
         self,
         staging: Staging,
         in_thread: Callable[[Callable[[], None]], Awaitable[None]],
-        done: Callable[..., None],
         log: Log,
     ) -> None:
         self._staging = staging
         self._in_thread = in_thread
-        self._done = done
         self._log = log
         self._generation = 0
         #: As of the newest slot on disk.
         self.durable = Bitmap(0)
-        self._written: list[Delivery] = []
+        self._written: list[tuple[Done, Delivery]] = []
 
     def begin(self, generation: int, durable: Bitmap) -> None:
         """What is on disk: the newest slot, or nothing of a new version."""
@@ -53,14 +57,14 @@ class Committer:
         """Another version begins; generations go on."""
         self.durable = Bitmap(chunk_count)
 
-    def keep(self, delivery: Delivery) -> None:
-        """Its chunk is in the part file; it is acknowledged by the next commit."""
-        self._written.append(without_body(delivery))
+    def keep(self, delivery: Delivery, done: Done) -> None:
+        """Its chunk is in the part file; the next commit gives it back to its link by `done`."""
+        self._written.append((done, without_body(delivery)))
 
     def release(self) -> None:
         """Give everything back: published, or to be asked for again."""
         written, self._written = self._written, []
-        self._done(*written)
+        _give_back(written)
 
     async def commit(self, transfer: Committable, phase: Phase) -> ev.Event:
         """Commit what is written; returns what became of it."""
@@ -82,14 +86,23 @@ class Committer:
             return ev.SpaceGone(error.message, step=True)
         except SyncFailed as error:
             self._log("sync_failed", level="error", detail=error.message)
-            self._done(*written)
+            _give_back(written)
             return ev.SyncLost(self.durable)
         self._generation += 1
         self.durable = snapshot
-        self._done(*written)
+        _give_back(written)
         return ev.Committed(phase)
 
     def _commit_blocking(self, state: TransferState) -> None:
         self._staging.part.sync()
         self._staging.settle()
         self._staging.state.store(state)
+
+
+def _give_back(written: list[tuple[Done, Delivery]]) -> None:
+    """To each link its own."""
+    deliveries: dict[Done, list[Delivery]] = {}
+    for done, delivery in written:
+        deliveries.setdefault(done, []).append(delivery)
+    for done, its in deliveries.items():
+        done(*its)

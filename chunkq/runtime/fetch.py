@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from chunkq.errors import (
     ChunkqError,
     DestinationExists,
     DiskFull,
+    IntegrityError,
     PacketError,
     PeerRefused,
     TransportError,
@@ -26,7 +27,7 @@ from chunkq.protocol.packet import RawReply, ReplyKind
 from chunkq.protocol.priority import Priority
 from chunkq.protocol.transfer import Transfer
 from chunkq.protocol.transfer_events import Phase
-from chunkq.runtime.asking import Order, receipt, request_body, waiting_for
+from chunkq.runtime.asking import Order, Place, receipt, request_body, waiting_for
 from chunkq.runtime.committing import Committer
 from chunkq.runtime.landing import Landing
 from chunkq.runtime.peer import Asked, PeerLink
@@ -45,7 +46,10 @@ _T = TypeVar("_T")
 
 
 class FileFetch:
-    """One file from one peer into one staging place. Cancelling `run` stops it resumably."""
+    """One file into one staging place: from a peer, and from `mirrors` at other peers.
+
+    Cancelling `run` stops it resumably.
+    """
 
     def __init__(
         self,
@@ -55,8 +59,12 @@ class FileFetch:
         open_staging: Callable[[], Staging],
         pool: Executor,
         on_resume: Callable[[int, int], None] | None = None,
+        mirrors: Sequence[Place] = (),
     ) -> None:
         self._peer = peer
+        self._places = (Place(peer, order.share, order.path), *mirrors)
+        self._lanes = {place.peer: number for number, place in enumerate(self._places)}
+        self._requesters = tuple(dict.fromkeys(place.peer.requester for place in self._places))
         self._order = order
         self._open_staging = open_staging
         self._pool = pool
@@ -72,8 +80,8 @@ class FileFetch:
         self._landing: Landing | None = None
         self._reader: ReadBack | None = None
         self._manifest: ManifestReply | None = None
-        self._offered: dict[tuple[bytes, bytes], ManifestReply] = {}
-        self._tally = Tally(order.path, peer.ref.alias)
+        self._offered: dict[tuple[int, bytes, bytes], ManifestReply] = {}
+        self._tally = Tally(order.path, [place.peer.ref.alias for place in self._places])
         self._space_poll: asyncio.Task[None] | None = None
         self._space_poll_s = SPACE_POLL_S
         #: No more replies and requests; then, no more events.
@@ -87,22 +95,17 @@ class FileFetch:
     async def run(self) -> FetchResult:
         """Fetch and publish. Raises a `ChunkqError`; what is in staging stays for the next run."""
         self._staging = await self._in_thread(self._open_staging)
-        self._committer = Committer(
-            self._staging, self._in_thread, self._peer.requester.done, self._log
-        )
+        self._committer = Committer(self._staging, self._in_thread, self._log)
         try:
             if await self._in_thread(self._staging.published):
                 return await self._finish_published()
             await self._begin()
-            failed = self._peer.requester.failed
-            await asyncio.wait((self._result, failed), return_when=asyncio.FIRST_COMPLETED)
-            if not self._result.done():
-                failed.result()
+            await self._watch()
             if (error := self._result.result()) is not None:
-                raise error
+                raise self._account_for(error)
             assert self._transfer is not None
             assert self._transfer.head is not None
-            return self._tally.result(self._transfer.head)
+            return self._tally.result(self._transfer.head, self._transfer)
         finally:
             await asyncio.shield(asyncio.ensure_future(self._wind_down()))
 
@@ -117,15 +120,38 @@ class FileFetch:
 
     # ------------------------------------------------------------ beginning and end
 
+    async def _watch(self) -> None:
+        """Wait for the end. A link that ends for good takes its origins out."""
+        failed = {requester.failed: requester for requester in self._requesters}
+        while not self._result.done():
+            futures: list[asyncio.Future[Any]] = [self._result, *failed]
+            await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+            for future in [future for future in failed if future.done()]:
+                requester, error = failed.pop(future), future.exception()
+                if not failed or not isinstance(error, ChunkqError):
+                    future.result()
+                    continue
+                for place, lane in ((place, self._lanes[place.peer]) for place in self._places):
+                    if place.peer.requester is requester:
+                        self._feed(ev.OriginBroken(lane, error))
+
+    def _account_for(self, error: ChunkqError) -> ChunkqError:
+        """Where there were several origins, the error tells of each."""
+        left = self._tally.left(self._transfer)
+        if len(left) == len(self._places) > 1:
+            told = (f"{peer}: {why}" for peer, why in left.items())
+            error.message = f"no origin is left ({'; '.join(told)})"
+        return error
+
     async def _begin(self) -> None:
-        card = self._peer.ref.card
-        found = await self._in_thread(lambda: look(self._staging, card, self._log))
+        cards = [place.peer.ref.card for place in self._places]
+        found = await self._in_thread(lambda: look(self._staging, cards, self._log))
         resumed, self._manifest = found.resumed, found.manifest
         self._kept = resumed is not None or found.doubt_all
         self._committer.begin(found.generation, resumed.bitmap if resumed else Bitmap(0))
-        requester = self._peer.requester
         self._transfer = Transfer(
             window=self._peer.window_for(self),
+            mirrors=[place.peer.window_for(self) for place in self._places[1:]],
             resumed=resumed,
             now=self._clock.monotonic_s(),
             patience_s=self._order.patience_s,
@@ -140,7 +166,8 @@ class FileFetch:
             self._tally.resumed_chunks = self._transfer.bitmap.present
             if self._on_resume is not None:
                 self._on_resume(self._tally.resumed_chunks, self._transfer.bitmap.count)
-        requester.adopters.append(self._adopt)
+        for requester in self._requesters:
+            requester.adopters.append(self._adopt)
         self._feed(ev.Tick())
 
     async def _finish_published(self) -> FetchResult:
@@ -149,7 +176,7 @@ class FileFetch:
         await self._in_thread(self._staging.remove)
         if kept is None:
             raise DestinationExists(f"{self._order.path} is published already")
-        _, head = read_manifest(kept, self._peer.ref.card)
+        _, head, _ = read_manifest(kept, [place.peer.ref.card for place in self._places])
         return self._tally.result(head)
 
     async def _wind_down(self) -> None:
@@ -157,10 +184,11 @@ class FileFetch:
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
-        requester = self._peer.requester
-        if self._adopt in requester.adopters:
-            requester.adopters.remove(self._adopt)
-        self._peer.hungry.pop(self, None)
+        for requester in self._requesters:
+            if self._adopt in requester.adopters:
+                requester.adopters.remove(self._adopt)
+        for peer in self._lanes:
+            peer.hungry.pop(self, None)
         if self._space_poll is not None:
             self._space_poll.cancel()
         if self._landing is not None:
@@ -177,7 +205,7 @@ class FileFetch:
             transfer.abandon()
         self._committer.release()
         await self._in_thread(self._staging.remove if self._fruitless else self._staging.close)
-        self._peer.room_appeared()
+        self._room_appeared()
 
     @property
     def _fruitless(self) -> bool:
@@ -197,11 +225,16 @@ class FileFetch:
             self._perform(effect)
         if isinstance(event, ev.SpaceGone):
             self._wait_for_space(event.detail)
-        if transfer.hungry:
-            self._peer.hungry[self] = self._tick
+        for peer, lane in self._lanes.items():
+            if transfer.lanes[lane].hungry:
+                peer.hungry[self] = self._tick
         if not isinstance(event, ev.Tick):
-            self._peer.room_appeared()
+            self._room_appeared()
         self._set_timer()
+
+    def _room_appeared(self) -> None:
+        for peer in self._lanes:
+            peer.room_appeared()
 
     def _tick(self) -> None:
         self._feed(ev.Tick())
@@ -238,15 +271,19 @@ class FileFetch:
                 self._steps.spawn(self._read_back())
             case ev.Publish():
                 self._steps.spawn(self._publish())
+            case ev.OriginLeft(lane, why):
+                self._on_left(self._places[lane], why)
             case ev.Finish(error):
                 if not self._result.done():
                     self._result.set_result(error)
 
     def _ask(self, effect: ev.AskOpen | ev.AskPages | ev.AskChunks) -> None:
         assert self._transfer is not None
-        peer = self._peer
-        kind, body = request_body(effect, self._order, peer, self._transfer.head)
-        peer.ask(
+        place = self._places[effect.lane]
+        kind, body = request_body(
+            effect, self._order, place, self._transfer.head, self._largest_chunk_bytes
+        )
+        place.peer.ask(
             kind,
             body,
             ephemeral=self._staging.ephemeral,
@@ -256,9 +293,18 @@ class FileFetch:
             version=self._transfer.version,
         )
 
+    @property
+    def _largest_chunk_bytes(self) -> int:
+        """What every link of this transfer carries."""
+        return min(peer.largest_chunk_bytes for peer in self._lanes)
+
     def _on_ask_failed(self, asked: Asked, error: TransportError) -> None:
-        health = self._peer.requester.transport.health
-        self._feed(ev.AskFailed(asked.token, waiting_for(error, health)))
+        waiting = waiting_for(error, asked.peer.requester.transport.health)
+        self._feed(ev.AskFailed(asked.token, waiting, self._lanes[asked.peer]))
+
+    def _on_left(self, place: Place, error: ChunkqError) -> None:
+        peer = place.peer.ref.alias
+        self._log("origin_left", level="warning", peer=peer, detail=error.message)
 
     def _on_crash(self, error: Exception) -> None:
         if isinstance(error, ChunkqError):
@@ -270,43 +316,55 @@ class FileFetch:
 
     def _on_reply(self, asked: Asked, raw: RawReply, delivery: Delivery) -> None:
         if self._closing or self._result.done():
-            self._peer.requester.done(delivery)
+            asked.peer.requester.done(delivery)
         elif raw.header.kind is ReplyKind.CHUNK and self._landing is not None:
             self._landing.take(asked, raw, delivery)
         else:
-            self._peer.requester.done(delivery)
+            asked.peer.requester.done(delivery)
             try:
                 self._on_control(asked, raw)
             except PacketError as error:
                 self._log("reply_dropped", level="warning", code=error.code)
 
     def _on_control(self, asked: Asked, raw: RawReply) -> None:
-        body = asked.open(raw)
+        body, lane = asked.open(raw), self._lanes[asked.peer]
         assert self._transfer is not None
         match raw.header.kind:
             case ReplyKind.MANIFEST:
-                manifest = cbor.decode(ManifestReply, body)
-                head = verify_head(self._peer.ref.card, manifest.head, manifest.signature)
-                if head.geometry.chunk_size_bytes > self._peer.largest_chunk_bytes:
-                    cut = "the origin cut the file into larger chunks than were allowed"
-                    self._feed(ev.Broken(PeerRefused(cut)))
-                    return
-                # Which one is used is the machine's decision: `Prepare` names its head.
-                self._offered[head.root, head.content_digest] = manifest
-                self._feed(ev.ManifestCame(asked.token, head))
+                self._on_manifest(asked, cbor.decode(ManifestReply, body))
             case ReplyKind.PAGE if asked.version == self._transfer.version:
-                self._feed(ev.PageCame(asked.token, raw.header.index, body))
+                self._feed(ev.PageCame(asked.token, raw.header.index, body, lane))
             case ReplyKind.REFUSAL:
                 refusal = cbor.decode(Refusal, body)
-                self._peer.heed(asked, refusal)
-                self._feed(ev.Refused(asked.token, refusal))
+                asked.peer.heed(asked, refusal)
+                self._feed(ev.Refused(asked.token, refusal, lane))
             case _:
                 self._log("reply_dropped", level="debug", code="unasked")
 
+    def _on_manifest(self, asked: Asked, manifest: ManifestReply) -> None:
+        lane = self._lanes[asked.peer]
+        try:
+            head = verify_head(asked.peer.ref.card, manifest.head, manifest.signature)
+        except PacketError as error:
+            if len(self._places) == 1:
+                raise
+            lies = IntegrityError(f"its manifest does not hold: {error.message}")
+            self._feed(ev.OriginBroken(lane, lies))
+            return
+        if head.geometry.chunk_size_bytes > self._largest_chunk_bytes:
+            cut = "the origin cut the file into larger chunks than were allowed"
+            self._feed(ev.OriginBroken(lane, PeerRefused(cut)))
+            return
+        # Which one is used is the machine's decision: `Prepare` names its head.
+        self._offered[lane, head.root, head.content_digest] = manifest
+        self._feed(ev.ManifestCame(asked.token, head, lane))
+
     def _adopt(self, raw: RawReply) -> Asked | None:
+        """A reply to an earlier process; only the origin that made it opens it."""
         if self._closing:
             return None
-        return self._peer.adopt(raw, self._staging.ephemeral, self._on_reply)
+        found = (peer.adopt(raw, self._staging.ephemeral, self._on_reply) for peer in self._lanes)
+        return next(filter(None, found), None)
 
     # ------------------------------------------------------------ steps
 
@@ -315,7 +373,8 @@ class FileFetch:
 
     def _use_head(self, head: Head) -> ReadBack:
         assert self._transfer is not None
-        self._peer.window.max_chunks = MAX_WINDOW_BYTES // head.geometry.chunk_size_bytes
+        for peer in self._lanes:
+            peer.window.max_chunks = MAX_WINDOW_BYTES // head.geometry.chunk_size_bytes
         self._landing = Landing(
             self._transfer,
             self._staging.part,
@@ -324,7 +383,8 @@ class FileFetch:
             committer=self._committer,
             tally=self._tally,
             feed=self._feed,
-            requester=self._peer.requester,
+            lanes=self._lanes,
+            pages=self._peer.requester.pages,
             broken=self._on_crash,
             log=self._log,
         )
@@ -343,7 +403,9 @@ class FileFetch:
             await self._landing.drained()
         if self._reader is not None:
             await self._reader.stop()
-        self._manifest = self._offered.get((head.root, head.content_digest), self._manifest)
+        assert self._transfer is not None
+        signed = (self._transfer.signer.number, head.root, head.content_digest)
+        self._manifest = self._offered.get(signed, self._manifest)
         self._offered.clear()
         existing = await self._in_thread(self._staging.destination_digest)
         if existing == head.content_digest:
@@ -407,7 +469,10 @@ class FileFetch:
         )
         await self._in_thread(self._staging.remove)
         self._committer.release()
-        self._peer.tell(receipt(self._order, self._peer, self._transfer))
+        assert self._transfer.head is not None
+        for place, came in zip(self._places, self._tally.origins.values(), strict=True):
+            if came or place.peer is self._peer:
+                place.peer.tell(receipt(place, self._transfer.head))
         self._feed(ev.Published())
 
     def _wait_for_space(self, detail: str) -> None:

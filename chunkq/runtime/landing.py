@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 
 from chunkq.ports import Delivery, Log, PartFile
@@ -12,7 +13,8 @@ from chunkq.protocol.packet import RawReply
 from chunkq.protocol.transfer import Transfer
 from chunkq.runtime.assembler import Assembler, ChunkJob, Job, Outcome, PunchJob, RecheckJob
 from chunkq.runtime.committing import Committer
-from chunkq.runtime.peer import Asked, Requester
+from chunkq.runtime.pages import Pages
+from chunkq.runtime.peer import Asked, PeerLink, Requester
 from chunkq.runtime.tally import Tally
 
 
@@ -29,22 +31,22 @@ class Landing:
         committer: Committer,
         tally: Tally,
         feed: Callable[[ev.Event], None],
-        requester: Requester,
+        lanes: Mapping[PeerLink, int],
+        pages: Pages,
         broken: Callable[[Exception], None],
         log: Log,
     ) -> None:
         self._tally = tally
-        self._landed_bytes = 0
+        self._landed_bytes: Counter[Requester] = Counter()
         self._transfer = transfer
         self._geometry = geometry
         self._committer = committer
         self._feed = feed
-        self._requester = requester
-        self._done = requester.done
+        self._lanes = lanes
         self._log = log
         self._writing: set[int] = set()
         self._assembler = Assembler(
-            part, geometry, pool, requester.pages, on_done=self._on_jobs, on_broken=broken
+            part, geometry, pool, pages, on_done=self._on_jobs, on_broken=broken
         )
 
     def take(self, asked: Asked, raw: RawReply, delivery: Delivery) -> None:
@@ -55,13 +57,13 @@ class Landing:
         stale = not adopted and (asked.version != transfer.version or leaf is None)
         if stale or not transfer.wants(index) or index in self._writing:
             self._tally.duplicate_chunks += 1
-            self._done(delivery)
+            asked.peer.requester.done(delivery)
             return
         self._writing.add(index)
-        self._landed_bytes += len(delivery.body)
-        self._requester.landed(len(delivery.body))
+        self._landed_bytes[asked.peer.requester] += len(delivery.body)
+        asked.peer.requester.landed(len(delivery.body))
         if not adopted:
-            self._feed(ev.ChunkLanded(index))
+            self._feed(ev.ChunkLanded(index, self._lanes[asked.peer]))
         self._assembler.put(ChunkJob(asked, raw, delivery, index, leaf, transfer.version))
 
     def recheck(self, effect: ev.Recheck) -> None:
@@ -73,8 +75,9 @@ class Landing:
     async def drained(self) -> None:
         """Wait until what has arrived is written, or dropped because the disk failed."""
         await self._assembler.drained()
-        self._requester.written(self._landed_bytes)
-        self._landed_bytes = 0
+        for requester, size_bytes in self._landed_bytes.items():
+            requester.written(size_bytes)
+        self._landed_bytes.clear()
 
     def _on_jobs(self, jobs: list[Job]) -> None:
         for job in jobs:
@@ -84,26 +87,27 @@ class Landing:
                 self._feed(ev.Rechecked(job.good, job.bad))
 
     def _on_chunk(self, job: ChunkJob) -> None:
+        requester, lane = job.asked.peer.requester, self._lanes[job.asked.peer]
         self._writing.discard(job.index)
-        self._landed_bytes -= len(job.delivery.body)
-        self._requester.written(len(job.delivery.body))
+        self._landed_bytes[requester] -= len(job.delivery.body)
+        requester.written(len(job.delivery.body))
         if job.outcome in (Outcome.STORED, Outcome.ADOPTED):
-            self._committer.keep(job.delivery)
-            self._tally.new_bytes += self._geometry.length(job.index)
+            self._committer.keep(job.delivery, requester.done)
+            self._tally.came(lane, self._geometry.length(job.index))
         else:
-            self._done(job.delivery)
+            requester.done(job.delivery)
         if job.version != self._transfer.version:
             return
         match job.outcome:
             case Outcome.STORED:
-                self._feed(ev.ChunkStored(job.index, job.asked.token))
+                self._feed(ev.ChunkStored(job.index, job.asked.token, lane))
             case Outcome.ADOPTED:
-                self._feed(ev.ChunkAdopted(job.index))
+                self._feed(ev.ChunkAdopted(job.index, lane))
             case Outcome.BAD:
                 self._log("chunk_bad", level="warning", chunk=job.index)
-                self._feed(ev.ChunkBad(job.index))
+                self._feed(ev.ChunkBad(job.index, lane))
             case Outcome.UNSEALED:
-                self._feed(ev.ChunkDropped(job.index))
+                self._feed(ev.ChunkDropped(job.index, lane))
             case Outcome.NO_ROOM:
-                self._feed(ev.ChunkDropped(job.index))
+                self._feed(ev.ChunkDropped(job.index, lane))
                 self._feed(ev.SpaceGone("no room for the next chunk"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from chunkq.errors import ChunkqError
@@ -15,6 +16,7 @@ class Progress:
     `phase`: opening, running, recovering, verifying, publishing, done or failed. Bytes and chunks
     are those present; `new_bytes` came since this start. `files_total` grows while a tree is
     walked. `waiting` says why nothing moves. `resumed_chunks`: were there at the start.
+    `origins`: new bytes by peer. `left`: peers that are asked for nothing any more, and why.
     """
 
     source: str
@@ -30,6 +32,8 @@ class Progress:
     files_done: int = 0
     files_total: int = 1
     waiting: Waiting | None = None
+    origins: Mapping[str, int] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +41,8 @@ class Result:
     """A finished transfer.
 
     `content_digest` is the BLAKE3 of the file (as `b3sum` prints it, in hexadecimal), empty for a
-    tree. `failures` are the files of a tree that could not be had, as `(path, error)`.
+    tree. `failures` are the files of a tree that could not be had, as `(path, error)`. `origins`
+    and `left` as in `Progress`.
     """
 
     source: str
@@ -51,6 +56,8 @@ class Result:
     unchanged: int = 0
     links_left: int = 0
     failures: tuple[tuple[str, ChunkqError], ...] = field(default_factory=tuple)
+    origins: Mapping[str, int] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +75,8 @@ class FetchProgress:
     in_flight: int
     waiting: Waiting | None
     read_back_bytes: int
+    origins: Mapping[str, int]
+    left: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,3 +91,5 @@ class FetchResult:
     chunks_total: int
     duplicate_chunks: int
     unchanged: bool = False
+    origins: Mapping[str, int] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)

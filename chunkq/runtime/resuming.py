@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chunkq.errors import DiskFull, PacketError, StateInvalid
+from chunkq.errors import BadSignature, DiskFull, PacketError, StateInvalid
 from chunkq.ports import Log, PartFile, Staging
 from chunkq.protocol import cbor
 from chunkq.protocol.bitmap import Bitmap
@@ -24,10 +25,15 @@ class Found:
     doubt_all: bool = False
 
 
-def read_manifest(kept: bytes, origin: SiteCard) -> tuple[ManifestReply, Head]:
-    """A manifest from staging, its signature checked again. Raises `PacketError`."""
+def read_manifest(kept: bytes, origins: Sequence[SiteCard]) -> tuple[ManifestReply, Head, int]:
+    """A manifest from staging, checked, and which of these signed it. Raises `PacketError`."""
     manifest = cbor.decode(ManifestReply, kept)
-    return manifest, verify_head(origin, manifest.head, manifest.signature)
+    for number, origin in enumerate(origins):
+        try:
+            return manifest, verify_head(origin, manifest.head, manifest.signature), number
+        except BadSignature:
+            continue
+    raise BadSignature("the kept manifest was signed by none of the origins")
 
 
 def make_room(part: PartFile, head: Head) -> None:
@@ -42,7 +48,7 @@ def make_room(part: PartFile, head: Head) -> None:
         part.allocate(head.geometry, None)
 
 
-def look(staging: Staging, origin: SiteCard, log: Log) -> Found:
+def look(staging: Staging, origins: Sequence[SiteCard], log: Log) -> Found:
     """Read the state file and the manifest beside it. Blocks. Raises `StorageError`."""
     kept = staging.load_manifest()
     try:
@@ -53,18 +59,18 @@ def look(staging: Staging, origin: SiteCard, log: Log) -> Found:
     if state is None or not any(state.root):
         return Found(doubt_all=kept is not None)
     try:
-        manifest, head = read_manifest(kept or b"", origin)
+        manifest, head, lane = read_manifest(kept or b"", origins)
     except PacketError:
         return Found(generation=state.generation, doubt_all=True)
     if head.root != state.root:
         return Found(generation=state.generation, doubt_all=True)
     if staging.part.matches(head.geometry):
-        resumed = Resumed(head, Phase(state.phase), state.bitmap)
+        resumed = Resumed(head, Phase(state.phase), state.bitmap, lane)
     else:
         log("part_missing", level="warning", code="recovering")
         try:
             make_room(staging.part, head)
         except DiskFull:  # the writes will tell, and wait for room
             staging.part.resize(head.geometry)
-        resumed = Resumed(head, Phase.RECOVERING, Bitmap(head.geometry.chunk_count))
+        resumed = Resumed(head, Phase.RECOVERING, Bitmap(head.geometry.chunk_count), lane)
     return Found(resumed, manifest, state.generation)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from chunkq.protocol.manifest import Head
 from chunkq.protocol.transfer import Transfer
 from chunkq.runtime.progress import FetchProgress, FetchResult
@@ -10,14 +12,32 @@ from chunkq.runtime.progress import FetchProgress, FetchResult
 class Tally:
     """The counts of one file: what came, what was there, what came twice."""
 
-    def __init__(self, path: str, peer: str) -> None:
-        self.new_bytes = 0
+    def __init__(self, path: str, peers: Sequence[str]) -> None:
+        self._came = [0] * len(peers)
         self.duplicate_chunks = 0
         self.resumed_chunks = 0
         self.read_back_bytes = 0
         self.unchanged = False
         self._path = path
-        self._peer = peer
+        self._peers = peers
+
+    @property
+    def new_bytes(self) -> int:
+        return sum(self._came)
+
+    @property
+    def origins(self) -> dict[str, int]:
+        """New bytes by peer."""
+        return dict(zip(self._peers, self._came, strict=True))
+
+    def left(self, transfer: Transfer | None) -> dict[str, str]:
+        """Peers that are asked for nothing any more, and why."""
+        lanes = () if transfer is None else transfer.lanes
+        reasons = ((lane.number, lane.left) for lane in lanes)
+        return {self._peers[number]: error.message for number, error in reasons if error}
+
+    def came(self, lane: int, size_bytes: int) -> None:
+        self._came[lane] += size_bytes
 
     def progress(self, transfer: Transfer) -> FetchProgress:
         geometry = transfer.head.geometry if transfer.head else None
@@ -25,7 +45,7 @@ class Tally:
         present = transfer.bitmap.present
         return FetchProgress(
             path=self._path,
-            peer=self._peer,
+            peer=self._peers[0],
             phase=transfer.phase,
             chunks_present=present,
             chunks_total=transfer.bitmap.count,
@@ -35,9 +55,11 @@ class Tally:
             in_flight=transfer.in_flight,
             waiting=transfer.waiting,
             read_back_bytes=self.read_back_bytes,
+            origins=self.origins,
+            left=self.left(transfer),
         )
 
-    def result(self, head: Head) -> FetchResult:
+    def result(self, head: Head, transfer: Transfer | None = None) -> FetchResult:
         return FetchResult(
             path=self._path,
             size_bytes=head.geometry.size_bytes,
@@ -47,4 +69,6 @@ class Tally:
             chunks_total=head.geometry.chunk_count,
             duplicate_chunks=self.duplicate_chunks,
             unchanged=self.unchanged,
+            origins=self.origins,
+            left=self.left(transfer),
         )
