@@ -6,10 +6,10 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from chunkq.ports import Clock, ListingPage, Log, PeerRef, Share, SourceFile, Transport
@@ -21,7 +21,7 @@ from chunkq.protocol.limits import (
     MIB,
 )
 from chunkq.runtime.answers import Answers
-from chunkq.runtime.asking import Order
+from chunkq.runtime.asking import Order, Place
 from chunkq.runtime.fetch import FileFetch
 from chunkq.runtime.manifests import Manifests
 from chunkq.runtime.origin import OriginWorker
@@ -289,31 +289,42 @@ class Fetcher:
 
     def file(
         self,
-        peer: PeerLink,
+        places: Sequence[Place],
         order: Order,
         destination: Destination,
         parts: tuple[str, ...],
+        *,
+        named: Peer,
         on_resume: Callable[[int, int], None] | None = None,
     ) -> FileFetch:
-        """The transfer of one file to `parts` below `destination`."""
-        origin = peer.ref.card.site_id
+        """The transfer of one file to `parts` below `destination`, from all `places`.
+
+        `named`: the peer that `order` is about. Staging is called after it, be it reached or not.
+        """
+        first, *mirrors = places
+        instance = first.peer.requester.instance
 
         def header() -> StateHeader:
             return StateHeader(
                 ephemeral=secrets.token_bytes(KEY_SIZE_BYTES),
-                instance=peer.requester.instance,
-                site=peer.ref.alias,
+                instance=instance,
+                site=named.alias,
                 share=order.share,
                 path=order.path,
                 created_ms=self.clock.wall_ms(),
             )
 
         def open_staging() -> StagedFile:
-            name = transfer_id(origin, order.share, order.path, parts)
+            name = transfer_id(named.card.site_id, order.share, order.path, parts)
             return open_staged(destination, parts, name, header())
 
         return FileFetch(
-            peer, order, open_staging=open_staging, pool=self.pool, on_resume=on_resume
+            first.peer,
+            replace(order, share=first.share, path=first.path),
+            open_staging=open_staging,
+            pool=self.pool,
+            on_resume=on_resume,
+            mirrors=mirrors,
         )
 
     async def close(self) -> None:

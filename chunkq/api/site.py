@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Self
 from weakref import WeakSet
 
-from chunkq.api.source import Source
+from chunkq.api.origins import Origins
+from chunkq.api.source import Source, check_alike
 from chunkq.api.transfer import Transfer, Wanted
 from chunkq.compose import (
     Fetcher,
@@ -34,7 +36,7 @@ from chunkq.protocol.messages import Entry
 from chunkq.protocol.priority import PriorityWord
 from chunkq.runtime.listing import list_directory
 from chunkq.runtime.probing import Limits, Prober
-from chunkq.settings import DEFAULT_LINK, Link, Peer, Registry, Settings, load
+from chunkq.settings import DEFAULT_LINK, MAX_ORIGINS, Link, Peer, Registry, Settings, load
 
 #: A worker whose broker is away tries again after this, doubling up to the cap.
 RETRY_S: Final = 1.0
@@ -92,6 +94,7 @@ class Site:
         source: str,
         destination: str | os.PathLike[str],
         *,
+        mirrors: Sequence[str] = (),
         overwrite: bool = False,
         links: bool = False,
         patience_s: float | None = None,
@@ -99,13 +102,17 @@ class Site:
     ) -> Transfer:
         """Begin to fetch a file to the path `destination`, or a tree (`.../`) into it.
 
-        `links`: carry symbolic links, as links, where they stay inside the tree. `patience_s`:
-        silence of the peer after which it ends as `PeerSilent`. `priority`: "urgent" overtakes what
-        is under way from that peer, "bulk" lets everything else overtake. Raises `UsageError` for
-        a source that names nothing, `NotFound` for a peer that is not pinned.
+        `mirrors`: the same file or tree at other peers; it comes from all that have the version
+        of the first one that answers, and those of the configuration. `links`: carry symbolic
+        links, as links, where they stay inside the tree. `patience_s`: silence of the peers after
+        which it ends as `PeerSilent`. `priority`: "urgent" overtakes what is under way from that
+        peer, "bulk" lets everything else overtake. Raises `UsageError` for a source that names
+        nothing, `NotFound` for a peer that is not pinned.
         """
         parsed = Source.parse(source)
         peer = self._peer(parsed.peer)
+        others = [Source.parse(mirror) for mirror in mirrors]
+        check_alike(parsed, others)
         patience = self.settings.requester.patience_s if patience_s is None else patience_s
         wanted = Wanted(
             source=parsed,
@@ -115,9 +122,28 @@ class Site:
             patience_s=patience,
             priority=priority,
         )
-        transfer = Transfer(self._fetcher, peer, wanted)
+        origins = Origins(
+            self._fetcher,
+            [(peer, parsed), *((self._peer(other.peer), other) for other in others)],
+        )
+        self._add_configured(origins, (parsed, *others))
+        transfer = Transfer(self._fetcher, origins, wanted)
         self._transfers.add(transfer)
         return transfer
+
+    def _add_configured(self, origins: Origins, named: Sequence[Source]) -> None:
+        """What the configuration says is the same, at peers that are not named."""
+        peers = {source.peer for source in named}
+        for source in named:
+            for mirror in self.settings.mirrors.get(f"{source.peer}:{source.share}", ()):
+                alias, _, share = mirror.partition(":")
+                if alias in peers or len(peers) == MAX_ORIGINS:
+                    continue
+                peers.add(alias)
+                try:
+                    origins.add(self._peer(alias), replace(source, peer=alias, share=share))
+                except NotFound as error:
+                    origins.leave(alias, error)
 
     async def _stop_transfers(self) -> None:
         """What is still under way when the site is left stops resumably."""

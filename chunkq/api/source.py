@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chunkq.errors import UsageError
 from chunkq.protocol.names import check_path
+from chunkq.settings import MAX_ORIGINS
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +45,24 @@ class Source:
     def name(self) -> str:
         """What it is called when it arrives."""
         return self.path.rpartition("/")[2] or self.share
+
+
+def check_alike(first: Source, others: Sequence[Source]) -> None:
+    """Whether these can be one thing at several peers. Raises `UsageError`."""
+    if len(others) >= MAX_ORIGINS:
+        raise UsageError(
+            f"{1 + len(others)} sources of one file are too many, at most {MAX_ORIGINS}"
+        )
+    peers = {first.peer: first}
+    for source in others:
+        if source.peer in peers:
+            raise UsageError(
+                f"{peers[source.peer]} and {source} are at one site",
+                hint="several sources of one file are at different sites",
+            )
+        if source.tree != first.tree:
+            raise UsageError(
+                f"{first} and {source}: one is a directory, the other is not",
+                hint="write a slash at the end of both, or of neither",
+            )
+        peers[source.peer] = source

@@ -8,24 +8,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from chunkq.api.origins import Origins
 from chunkq.api.source import Source
 from chunkq.compose import Fetcher
 from chunkq.errors import ChunkqError
+from chunkq.protocol.limits import MIB
 from chunkq.protocol.messages import Entry
 from chunkq.protocol.priority import PriorityWord
 from chunkq.protocol.transfer_events import Waiting
-from chunkq.runtime.asking import Order
+from chunkq.runtime.asking import Order, Place
 from chunkq.runtime.fetch import FileFetch
 from chunkq.runtime.peer import PeerLink
 from chunkq.runtime.progress import FetchProgress, FetchResult, Progress, Result
 from chunkq.runtime.tree import TreeFetch
-from chunkq.settings import Peer
 from chunkq.storage.destination import Destination
 from chunkq.storage.received import Received
 from chunkq.storage.treeplace import TreePlace
 
 #: How often progress is told, in seconds.
 PROGRESS_S: Final = 0.2
+#: Smaller files of a tree come from the first origin alone: to ask the others takes as long.
+WORTH_MIRRORS_BYTES: Final = 4 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +49,13 @@ class Transfer:
     What was fetched before a cancellation or an error stays; the same call goes on from there.
     """
 
-    def __init__(self, fetcher: Fetcher, peer: Peer, wanted: Wanted) -> None:
+    def __init__(self, fetcher: Fetcher, origins: Origins, wanted: Wanted) -> None:
         self.source = wanted.source
         self.destination = wanted.destination
         self._fetcher = fetcher
-        self._peer = peer
         self._wanted = wanted
         self._active: dict[int, FileFetch] = {}
-        self._link: PeerLink | None = None
+        self._origins = origins
         self._tree: TreeFetch | None = None
         self._phase = "opening"
         self._done_bytes = 0
@@ -84,7 +86,7 @@ class Transfer:
 
     def progress(self) -> Progress:
         """Where it stands at this moment."""
-        files = [found for fetch in self._active.values() if (found := fetch.progress())]
+        files = active = self._active_now()
         if not files and self._ended is not None:
             files = [self._ended]
         phase = self._phase
@@ -106,6 +108,8 @@ class Transfer:
             resumed_chunks=self._resumed_chunks,
             files_done=int(phase == "done"),
             waiting=self._waiting(files),
+            origins=self._origins.came(active),
+            left=self._origins.left(active),
         )
         if phase == "done" and self._tree is None:
             return replace(now, bytes_present=total, chunks_present=chunks_total)
@@ -120,17 +124,20 @@ class Transfer:
             files_total=report.seen,
         )
 
+    def _active_now(self) -> list[FetchProgress]:
+        return [found for fetch in self._active.values() if (found := fetch.progress())]
+
     def _waiting(self, files: list[FetchProgress]) -> Waiting | None:
         """Why nothing moves; the carrier's trouble comes before the peer's."""
-        if self._link is not None and not (health := self._link.requester.transport.health).ok:
+        if (health := self._origins.health) is not None:
             return Waiting(health.reason, health.detail)
         return next((file.waiting for file in files if file.waiting), None)
 
     async def _run(self) -> Result:
         try:
-            peer = self._link = await self._fetcher.peer(self._peer)
+            peer = await self._origins.reach()
             self._phase = "running"
-            result = await (self._run_tree(peer) if self.source.tree else self._run_file(peer))
+            result = await (self._run_tree(peer) if self.source.tree else self._run_file())
         except asyncio.CancelledError:
             self._phase = "stopped"
             raise
@@ -140,10 +147,10 @@ class Transfer:
         self._phase = "done"
         return result
 
-    async def _run_file(self, peer: PeerLink) -> Result:
+    async def _run_file(self) -> Result:
         with Destination.for_file(self.destination) as destination:
             found = await self._fetch_one(
-                peer, destination, (self.destination.name,), self.source.path
+                self._origins.places(), destination, (self.destination.name,), self.source.path
             )
         return Result(
             source=str(self.source),
@@ -154,14 +161,19 @@ class Transfer:
             resumed_chunks=found.resumed_chunks,
             duplicate_chunks=found.duplicate_chunks,
             unchanged=int(found.unchanged),
+            origins=self._origins.came(),
+            left=self._origins.left(),
         )
 
     async def _run_tree(self, peer: PeerLink) -> Result:
         with Destination.for_tree(self.destination) as destination:
 
-            async def fetch_file(parts: tuple[str, ...], _entry: Entry) -> None:
+            async def fetch_file(parts: tuple[str, ...], entry: Entry) -> None:
                 path = "/".join(filter(None, (self.source.path, *parts)))
-                await self._fetch_one(peer, destination, parts, path)
+                places = self._origins.places(parts)
+                if entry.size < WORTH_MIRRORS_BYTES:
+                    del places[1:]
+                await self._fetch_one(places, destination, parts, path)
 
             self._tree = TreeFetch(
                 peer,
@@ -185,11 +197,14 @@ class Transfer:
             unchanged=report.unchanged,
             links_left=report.links_left,
             failures=tuple(report.failures),
+            origins=self._origins.came(),
+            left=self._origins.left(),
         )
 
     async def _fetch_one(
-        self, peer: PeerLink, destination: Destination, parts: tuple[str, ...], path: str
+        self, places: list[Place], destination: Destination, parts: tuple[str, ...], path: str
     ) -> FetchResult:
+        """`path`: what the file is called at the first named origin."""
         order = Order(
             share=self.source.share,
             path=path,
@@ -200,13 +215,16 @@ class Transfer:
             priority=self._wanted.priority,
         )
         await asyncio.to_thread(self._fetcher.places.remember, destination.path)
-        fetch = self._fetcher.file(peer, order, destination, parts, self._on_resume)
+        fetch = self._fetcher.file(
+            places, order, destination, parts, named=self._origins.first, on_resume=self._on_resume
+        )
         self._active[id(fetch)] = fetch
         try:
             result = await fetch.run()
         finally:
             del self._active[id(fetch)]
             last = fetch.progress()
+            self._origins.ended(last)
             if self._tree is None:
                 self._ended = last
             else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from signal import Signals
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -16,8 +15,8 @@ from chunkq.cli.options import JsonOption, Options
 from chunkq.protocol.priority import PriorityWord
 
 if TYPE_CHECKING:
+    from chunkq.api.batch import Placed
     from chunkq.api.site import Site
-    from chunkq.api.source import Source
     from chunkq.api.transfer import Transfer
     from chunkq.cli.progress import Meter, Screen
     from chunkq.errors import ChunkqError
@@ -30,6 +29,7 @@ Examples:
   chunkq get bob:docs/report.pdf /srv/in/   into that directory
   chunkq get bob:docs/2026/ reports         a directory, into ./reports
   chunkq get bob:docs/a bob:docs/b /srv/in/ several in one command
+  chunkq get bob:docs/x.iso eve:pub/x.iso   one file, from both at once
   chunkq get --queue bob:images/vm.img      leave it to `chunkq work`
 \b
 Stopped, killed or out of power: the same command goes on where it was.
@@ -83,18 +83,19 @@ def get(
     return asyncio.run(getting.run(placed))
 
 
-def _check_peers(placed: list[tuple[Source, Path]], settings: Settings) -> None:
+def _check_peers(placed: list[Placed], settings: Settings) -> None:
     """A typo in a peer's name is found before anything is begun."""
     from chunkq.settings import Registry
 
     registry = Registry(settings.directories)
-    for source, _ in placed:
-        registry.peer(source.peer)
+    for each in placed:
+        for source in each.sources:
+            registry.peer(source.peer)
 
 
 def _leave_job(
     settings: Settings,
-    placed: list[tuple[Source, Path]],
+    placed: list[Placed],
     wishes: Mapping[str, str | bool],
     *,
     json: bool,
@@ -102,17 +103,18 @@ def _leave_job(
     from chunkq.storage.jobs import JobStore
 
     store = JobStore(settings.directories.state)
-    for source, path in placed:
+    for each in placed:
         job = store.add(
-            (str(source),),
-            str(path.absolute()),
+            tuple(map(str, each.sources)),
+            str(each.path.absolute()),
             options=wishes,
             created_ms=time.time_ns() // 1_000_000,
         )
         if json:
-            console.emit("queued", {"job": job.job_id, "source": str(source), "to": str(path)})
+            fields = {"job": job.job_id, "source": str(each.source), "to": str(each.path)}
+            console.emit("queued", fields)
         else:
-            console.out(f"queued: {source} -> {path} (job {job.job_id})")
+            console.out(f"queued: {each} -> {each.path} (job {job.job_id})")
     return 0
 
 
@@ -141,23 +143,23 @@ class Getting:
         self._lost_in_trees = 0
         self._files = 0
 
-    async def run(self, placed: list[tuple[Source, Path]]) -> int:
+    async def run(self, placed: list[Placed]) -> int:
         from chunkq.api.site import Site
         from chunkq.cli.interrupt import stopping
         from chunkq.errors import Stopped
 
         with stopping(self._on_stop, self._on_status):
             async with Site.open(self._settings) as site:
-                for source, path in placed:
+                for each in placed:
                     if self._stopped:
                         self._cut_short = True
                         break
-                    await self._one(site, source, path, alone=len(placed) == 1)
+                    await self._one(site, each, alone=len(placed) == 1)
         if self._cut_short:
             raise Stopped(f"stopped: {self._line}", hint="run the same command to go on")
         return self._end()
 
-    async def _one(self, site: Site, source: Source, path: Path, *, alone: bool) -> None:
+    async def _one(self, site: Site, placed: Placed, *, alone: bool) -> None:
         from chunkq.cli.progress import Meter, Screen, render
         from chunkq.errors import ChunkqError
 
@@ -167,9 +169,11 @@ class Getting:
             quiet=options.quiet,
             interval_s=self._settings.progress.interval_s,
         )
+        source, *mirrors = map(str, placed.sources)
         transfer = site.fetch(
-            str(source),
-            path,
+            source,
+            placed.path,
+            mirrors=mirrors,
             overwrite=self._overwrite,
             links=self._links,
             priority=self._priority,
@@ -186,10 +190,10 @@ class Getting:
         try:
             self._report(await transfer)
         except ChunkqError as error:
-            _say_where(error, source, path)
+            _say_where(error, placed)
             self._lost.append(error)
             if not alone:
-                self._tell(str(source), error)
+                self._tell(source, error)
         except asyncio.CancelledError:
             if not self._stopped:
                 raise
@@ -211,7 +215,7 @@ class Getting:
         console.note(render(transfer.progress(), meter, 200))
 
     def _report(self, result: Result) -> None:
-        from chunkq.cli.progress import size_text
+        from chunkq.cli.progress import origins_text, size_text
 
         self._files += result.files + result.unchanged
         for path, error in result.failures:
@@ -232,6 +236,8 @@ class Getting:
                 files = f"{result.files} file" + ("" if result.files == 1 else "s")
                 line = f"{result.destination}  {files}, {what}{kept}{left}"
             console.out(console.clean(line))
+            if len(result.origins) + len(result.left) > 1:
+                console.note(console.clean(origins_text(result.origins, result.left)))
 
     def _tell(self, path: str, error: ChunkqError) -> None:
         """One of several that failed, as soon as that is known."""
@@ -257,11 +263,12 @@ class Getting:
         )
 
 
-def _say_where(error: ChunkqError, source: Source, path: Path) -> None:
+def _say_where(error: ChunkqError, placed: Placed) -> None:
     """Name the source as it was given; and the place, where that is what is wrong."""
     from chunkq.errors import NotFound, StorageError
 
-    what = str(path) if isinstance(error, StorageError) else str(source)
+    source = placed.source
+    what = str(placed.path) if isinstance(error, StorageError) else str(source)
     message = error.message.removeprefix(f"{source.path}: ")
     error.message = message if what in message else f"{what}: {message}"
     if isinstance(error, NotFound) and not source.tree:
@@ -282,4 +289,6 @@ def _fields(result: Result) -> dict[str, object]:
         "unchanged": result.unchanged,
         "links_left": result.links_left,
         "failed": len(result.failures),
+        "origins": dict(result.origins),
+        "left": dict(result.left),
     }

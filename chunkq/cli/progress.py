@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -117,8 +118,20 @@ def _details(progress: Progress, meter: Meter) -> list[str]:
         details.append(f"{progress.files_done} of {progress.files_total} files")
     elif progress.chunks_total:
         details.append(f"{progress.chunks_present}/{progress.chunks_total} chunks")
-    details.append(f"from {progress.peer}")
+    total = sum(progress.origins.values())
+    if total and len(progress.origins) > 1:
+        parts = (f"{peer} {100 * came // total}%" for peer, came in progress.origins.items())
+        details.append(f"from {', '.join(parts)}")
+    else:
+        details.append(f"from {progress.peer}")
     return details
+
+
+def origins_text(origins: Mapping[str, int], left: Mapping[str, str]) -> str:
+    """Who brought how much of something that came from several, and who was of no use."""
+    brought = [f"{peer} {size_text(came)}" for peer, came in origins.items() if came]
+    parts = [f"from {', '.join(brought)}"] if brought else []
+    return "; ".join([*parts, *(f"not from {peer}: {why}" for peer, why in left.items())])
 
 
 class Screen:
@@ -194,6 +207,8 @@ def _as_fields(progress: Progress, meter: Meter) -> dict[str, object]:
         "chunks_total": progress.chunks_total,
         "files_done": progress.files_done,
         "files_total": progress.files_total,
+        "origins": dict(progress.origins),
+        "left": dict(progress.left),
     }
     if progress.waiting is not None:
         fields["waiting"] = progress.waiting.reason

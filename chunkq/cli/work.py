@@ -119,8 +119,7 @@ class Worker:
         job = claim.job
         write_log("job_started", request=job.job_id, attempt=job.attempts + 1)
         try:
-            for source in job.sources:
-                await self._get(job, source)
+            await self._get(job)
         except asyncio.CancelledError:
             self._store.give_back(claim)
             raise
@@ -141,14 +140,16 @@ class Worker:
         await asyncio.to_thread(self._store.complete, claim)
         write_log("job_done", request=job.job_id)
 
-    async def _get(self, job: Job, source: str) -> None:
+    async def _get(self, job: Job) -> None:
         """Raises `PartialFailure` naming the first file of a tree that could not be had."""
         from chunkq.errors import PartialFailure
         from chunkq.protocol.priority import priority_word
 
+        source, *mirrors = job.sources
         result = await self._site.fetch(
             source,
             Path(job.destination),
+            mirrors=mirrors,
             overwrite=bool(job.options.get("overwrite")),
             links=bool(job.options.get("links")),
             priority=priority_word(job.options.get("priority")),

@@ -7,6 +7,7 @@ are on disk right now. Whoever embeds chunkq may build `Settings` directly inste
 from chunkq.settings.load import Loaded, Source, load, show
 from chunkq.settings.model import (
     DEFAULT_LINK,
+    MAX_ORIGINS,
     Link,
     LogSettings,
     OriginSettings,
@@ -24,6 +25,7 @@ from chunkq.settings.trust import Grant, Peer, ShareConfig, check_label, check_p
 
 __all__ = [
     "DEFAULT_LINK",
+    "MAX_ORIGINS",
     "Directories",
     "Grant",
     "Link",

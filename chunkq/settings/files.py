@@ -64,7 +64,7 @@ def find_line(text: str, dotted: str) -> int | None:
             if [*tables, key] == inside:
                 return number
             continue
-        name = re.match(r"\s*([\w\"'. -]+?)\s*=", line)
+        name = re.match(r"\s*([\w\"'.: -]+?)\s*=", line)
         if name and [*inside, *(p.strip(" \"'") for p in name[1].split("."))] == [*tables, key]:
             return number
     return None

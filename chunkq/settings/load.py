@@ -105,6 +105,8 @@ def show(loaded: Loaded) -> Iterator[tuple[str, object, Source]]:
         for key, value in _show_fields(link, skip=("name",)):
             shown = link.safe_url if key == "url" else value
             yield f"links.{name}.{key}", shown, loaded.source(f"links.{name}.{key}")
+    for share, mirrors in loaded.settings.mirrors.items():
+        yield f"mirrors.{share}", list(mirrors), loaded.source(f"mirrors.{share}")
     for section in _SECTIONS:
         for key, value in _show_fields(getattr(loaded.settings, section)):
             yield f"{section}.{key}", value, loaded.source(f"{section}.{key}")
@@ -171,7 +173,7 @@ def _flatten(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[st
             yield from _flatten(value, f"{prefix}{key}.")
         elif value != {} or prefix == "links.":
             yield f"{prefix}{key}", value
-        elif prefix or (key != "links" and key not in _SECTIONS):
+        elif prefix or (key not in ("links", "mirrors") and key not in _SECTIONS):
             yield f"{prefix}{key}", None
 
 
@@ -179,6 +181,8 @@ def _known_keys(data: Mapping[str, Any]) -> Iterator[str]:
     yield "name"
     for section, model in _SECTIONS.items():
         yield from (f"{section}.{key}" for key in _keys(model))
+    mirrors = data.get("mirrors")
+    yield from (f"mirrors.{share}" for share in mirrors or () if isinstance(mirrors, Mapping))
     links = data.get("links")
     for name in {DEFAULT_LINK, *(links if isinstance(links, Mapping) else ())}:
         yield from (f"links.{name}.{key}" for key in _keys(Link) if key != "name")
@@ -261,7 +265,7 @@ def _translate(
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     key = ".".join(str(part) for part in first["loc"] if part != "[key]")
     reason = first["msg"].removeprefix("Value error, ")
-    source = sources.get(key)
+    source = sources.get(key) or sources.get(key.rpartition(".")[0])  # one of a list has no line
     if source is None:
         below = [found for name, found in sources.items() if name.startswith(f"{key}.")]
         source = below[0] if below else None

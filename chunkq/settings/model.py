@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from chunkq.errors import ConfigError, UsageError
 from chunkq.protocol.limits import (
@@ -187,8 +194,24 @@ class ProgressSettings(Model):
     interval_s: DurationSeconds = Field(default=0.0, alias="interval")
 
 
+def _check_share(text: str) -> str:
+    peer, colon, share = text.partition(":")
+    if not colon or not (LABEL.fullmatch(peer) and LABEL.fullmatch(share)):
+        raise ValueError(f"{text!a} is no share of a peer; write PEER:SHARE, as in bob:docs")
+    return text
+
+
+#: A share at a peer, `PEER:SHARE`.
+PeerShare = Annotated[str, AfterValidator(_check_share)]
+#: Most peers that one file comes from at once: each has a window of 64 MiB, and is asked first.
+MAX_ORIGINS: Final = 16
+
+
 class Settings(Model):
-    """Everything that a site can be told. `name` is None until `chunkq init`."""
+    """Everything that a site can be told. `name` is None until `chunkq init`.
+
+    `mirrors`: shares, and where else the same files are to be had.
+    """
 
     directories: Directories = Field(default_factory=Directories.standard)
     name: Label | None = None
@@ -197,6 +220,21 @@ class Settings(Model):
     origin: OriginSettings = OriginSettings()
     log: LogSettings = LogSettings()
     progress: ProgressSettings = ProgressSettings()
+    mirrors: Mapping[PeerShare, tuple[PeerShare, ...]] = Field(default_factory=dict)
+
+    @field_validator("mirrors")
+    @classmethod
+    def _check_mirrors(
+        cls, mirrors: Mapping[str, tuple[str, ...]]
+    ) -> Mapping[str, tuple[str, ...]]:
+        for share, others in mirrors.items():
+            peers = [each.partition(":")[0] for each in (share, *others)]
+            again = next((peer for peer in peers if peers.count(peer) > 1), None)
+            if again is not None:
+                raise ValueError(f"{share}: {again} is named twice; mirrors are at other peers")
+            if len(peers) > MAX_ORIGINS:
+                raise ValueError(f"{share}: {len(peers)} peers are too many, at most {MAX_ORIGINS}")
+        return mirrors
 
     @model_validator(mode="before")
     @classmethod

@@ -54,6 +54,9 @@ _TAIL: Final = """\
 # format = "auto"                         # console on a terminal, json otherwise
 # paths = false                           # true: names of files may appear in the log
 
+# [mirrors]                               # where else the files of a share are to be had
+# "bob:docs" = ["eve:docs", "dan:copies"] # `get bob:docs/x` then comes from all three
+
 # [progress]
 # interval = "0s"                         # a line so often where there is no terminal; 0: none
 """

@@ -51,7 +51,10 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What to get and where to. `attempts` counts the times it was begun and not finished."""
+    """What to get and where to; `sources` are where one thing is to be had.
+
+    `attempts` counts the times it was begun and not finished.
+    """
 
     job_id: str
     sources: tuple[str, ...]
