@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 import chunkq
+from chunkq import compose
+from chunkq.api import site
 from chunkq.errors import IntegrityError
 from chunkq.ports import Buffer, Clock, Mailbox
 from chunkq.protocol.compression import MAX_PASSED
@@ -89,8 +91,8 @@ async def world(
         made.transports.setdefault(site, []).append(carrier)
         return LimitedTransport(carrier, clock, send=SLOW, receive=None)
 
-    monkeypatch.setattr("chunkq.compose.make_transport", make_transport)
-    monkeypatch.setattr("chunkq.api.site.make_transport", make_transport)
+    for module in (compose, site):
+        monkeypatch.setattr(module, "make_transport", make_transport)
 
     def settings(name: str, compression: str) -> chunkq.Settings:
         return chunkq.Settings(
