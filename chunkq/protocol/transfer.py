@@ -27,7 +27,7 @@ nobody is left, or all are silent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from chunkq.errors import ChunkqError, IntegrityError, OtherVersion, PacketError
 from chunkq.protocol import transfer_events as ev
@@ -169,12 +169,18 @@ class Transfer:
 
     def handle(self, event: ev.Event, now: float) -> list[ev.Effect]:
         """Take one event, return what is to be done, in that order."""
+        return self.handle_all((event,), now)
+
+    def handle_all(self, events: Iterable[ev.Event], now: float) -> list[ev.Effect]:
+        """Take events that came together; what they lead to is looked at once, behind them."""
         if self.finished:
             return []
         self._now = now
         effects: list[ev.Effect] = []
         try:
-            effects += self._take(event, now)
+            for event in events:
+                if not self.finished:
+                    effects += self._take(event, now)
             if not self.finished:
                 effects += self._advance(now)
         except ChunkqError as error:

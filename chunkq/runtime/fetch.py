@@ -217,18 +217,19 @@ class FileFetch:
 
     # ------------------------------------------------------------ events and effects
 
-    def _feed(self, event: ev.Event) -> None:
+    def _feed(self, *events: ev.Event) -> None:
         transfer = self._transfer
         if transfer is None or self._stopping or self._result.done():
             return
-        for effect in transfer.handle(event, self._clock.monotonic_s()):
+        for effect in transfer.handle_all(events, self._clock.monotonic_s()):
             self._perform(effect)
-        if isinstance(event, ev.SpaceGone):
-            self._wait_for_space(event.detail)
+        for event in events:
+            if isinstance(event, ev.SpaceGone):
+                self._wait_for_space(event.detail)
         for peer, lane in self._lanes.items():
             if transfer.lanes[lane].hungry:
                 peer.hungry[self] = self._tick
-        if not isinstance(event, ev.Tick):
+        if not isinstance(events[0], ev.Tick):
             self._room_appeared()
         self._set_timer()
 

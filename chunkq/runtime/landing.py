@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -30,7 +31,7 @@ class Landing:
         *,
         committer: Committer,
         tally: Tally,
-        feed: Callable[[ev.Event], None],
+        feed: Callable[..., None],
         lanes: Mapping[PeerLink, int],
         pages: Pages,
         broken: Callable[[Exception], None],
@@ -45,6 +46,8 @@ class Landing:
         self._lanes = lanes
         self._log = log
         self._writing: set[int] = set()
+        #: What has landed in this turn of the loop: told, and given to the thread, at its end.
+        self._landed: list[ev.Event] = []
         self._assembler = Assembler(
             part, geometry, pool, pages, on_done=self._on_jobs, on_broken=broken
         )
@@ -63,8 +66,15 @@ class Landing:
         self._landed_bytes[asked.peer.requester] += len(delivery.body)
         asked.peer.requester.landed(len(delivery.body))
         if not adopted:
-            self._feed(ev.ChunkLanded(index, self._lanes[asked.peer]))
+            if not self._landed:
+                asyncio.get_running_loop().call_soon(self._tell_landed)
+            self._landed.append(ev.ChunkLanded(index, self._lanes[asked.peer]))
         self._assembler.put(ChunkJob(asked, raw, delivery, index, leaf, transfer.version))
+
+    def _tell_landed(self) -> None:
+        landed, self._landed = self._landed, []
+        if landed:
+            self._feed(*landed)
 
     def recheck(self, effect: ev.Recheck) -> None:
         self._assembler.put(RecheckJob(effect, self._transfer.version))
@@ -80,13 +90,19 @@ class Landing:
         self._landed_bytes.clear()
 
     def _on_jobs(self, jobs: list[Job]) -> None:
+        events, self._landed = self._landed, []
         for job in jobs:
             if isinstance(job, ChunkJob):
-                self._on_chunk(job)
+                self._settle(job)
+                if job.version == self._transfer.version:
+                    events += self._events(job)
             elif isinstance(job, RecheckJob) and job.version == self._transfer.version:
-                self._feed(ev.Rechecked(job.good, job.bad))
+                events.append(ev.Rechecked(job.good, job.bad))
+        if events:
+            self._feed(*events)
 
-    def _on_chunk(self, job: ChunkJob) -> None:
+    def _settle(self, job: ChunkJob) -> None:
+        """Count it, and keep its delivery for the commit or let go of it."""
         requester, lane = job.asked.peer.requester, self._lanes[job.asked.peer]
         self._writing.discard(job.index)
         self._landed_bytes[requester] -= len(job.delivery.body)
@@ -96,18 +112,19 @@ class Landing:
             self._tally.came(lane, self._geometry.length(job.index))
         else:
             requester.done(job.delivery)
-        if job.version != self._transfer.version:
-            return
+
+    def _events(self, job: ChunkJob) -> list[ev.Event]:
+        lane = self._lanes[job.asked.peer]
         match job.outcome:
             case Outcome.STORED:
-                self._feed(ev.ChunkStored(job.index, job.asked.token, lane))
+                return [ev.ChunkStored(job.index, job.asked.token, lane)]
             case Outcome.ADOPTED:
-                self._feed(ev.ChunkAdopted(job.index, lane))
+                return [ev.ChunkAdopted(job.index, lane)]
             case Outcome.BAD:
                 self._log("chunk_bad", level="warning", chunk=job.index)
-                self._feed(ev.ChunkBad(job.index, lane))
+                return [ev.ChunkBad(job.index, lane)]
             case Outcome.UNSEALED:
-                self._feed(ev.ChunkDropped(job.index, lane))
+                return [ev.ChunkDropped(job.index, lane)]
             case Outcome.NO_ROOM:
-                self._feed(ev.ChunkDropped(job.index, lane))
-                self._feed(ev.SpaceGone("no room for the next chunk"))
+                gone = ev.SpaceGone("no room for the next chunk")
+                return [ev.ChunkDropped(job.index, lane), gone]
