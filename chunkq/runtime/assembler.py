@@ -27,6 +27,11 @@ from chunkq.runtime.peer import Asked
 #: that memory and the wait for the next commit stay small. It fits into one buffer: chunk sizes are
 #: powers of two, none larger than this.
 BATCH_BYTES: Final = BUFFER_BYTES
+#: With less than this it waits a moment for more: to wake a thread costs as much as to open and
+#: write half a chunk, on a virtual machine with an idle core as much as two.
+WORTH_A_HOP_BYTES: Final = BATCH_BYTES // 2
+#: How long: at a rate where that much comes in less, the core is not idle; nor does a window close.
+GATHER_S: Final = 0.005
 
 
 class Outcome(Enum):
@@ -89,38 +94,68 @@ class Assembler:
         self._on_done = on_done
         self._on_broken = on_broken
         self._jobs: list[Job] = []
+        self._weight = 0
+        self._gathering: asyncio.TimerHandle | None = None
         self._running = False
         self._idle = asyncio.Event()
         self._idle.set()
 
     def put(self, job: Job) -> None:
+        """It is done soon; at once after `flush`."""
+        self._idle.clear()
         self._jobs.append(job)
-        self._start()
+        self._weight += self._weight_of(job)
+        self._start_if_worth_it()
+
+    def flush(self) -> None:
+        """Nothing more will come for now."""
+        if self._jobs and not self._running:
+            self._start()
 
     async def drained(self) -> None:
         """Wait until every job given so far is done."""
+        self.flush()
         await self._idle.wait()
 
-    def _start(self) -> None:
-        if self._running or not self._jobs:
+    def _start_if_worth_it(self) -> None:
+        if self._running:
             return
+        if self._weight >= WORTH_A_HOP_BYTES:
+            self._start()
+        elif self._gathering is None:
+            loop = asyncio.get_running_loop()
+            self._gathering = loop.call_later(GATHER_S, self.flush)
+
+    def _start(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
         self._running = True
-        self._idle.clear()
         batch = self._cut_batch()
         future = asyncio.get_running_loop().run_in_executor(self._pool, self._process, batch)
         future.add_done_callback(lambda done: self._finish(batch, done))
 
     def _cut_batch(self) -> list[Job]:
-        size = self._geometry.chunk_size_bytes
         batch: list[Job] = []
         weight = 0
         for job in self._jobs:
             if batch and weight >= BATCH_BYTES:
                 break
-            weight += size * len(job.recheck.indices) if isinstance(job, RecheckJob) else size
+            weight += self._weight_of(job)
             batch.append(job)
         del self._jobs[: len(batch)]
+        self._weight -= weight
         return batch
+
+    def _weight_of(self, job: Job) -> int:
+        size = self._geometry.chunk_size_bytes
+        match job:
+            case ChunkJob():
+                return size
+            case RecheckJob():
+                return size * len(job.recheck.indices)
+            case PunchJob():
+                return 0
 
     def _finish(self, batch: list[Job], future: asyncio.Future[None]) -> None:
         self._running = False
@@ -129,9 +164,10 @@ class Assembler:
             self._on_done(batch)
         else:
             self._jobs.clear()
+            self._weight = 0
             self._on_broken(error if isinstance(error, Exception) else RuntimeError(repr(error)))
         if self._jobs:
-            self._start()
+            self._start_if_worth_it()
         elif not self._running:
             self._idle.set()
 

@@ -75,9 +75,12 @@ class Landing:
         landed, self._landed = self._landed, []
         if landed:
             self._feed(*landed)
+        if self._transfer.in_flight <= len(self._writing):
+            self._assembler.flush()
 
     def recheck(self, effect: ev.Recheck) -> None:
         self._assembler.put(RecheckJob(effect, self._transfer.version))
+        self._assembler.flush()
 
     def punch(self, effect: ev.Punch) -> None:
         self._assembler.put(PunchJob(effect))
