@@ -19,7 +19,7 @@ from chunkq.ports import (
 )
 from chunkq.protocol.cbor import MAX_CONTROL_BODY_SIZE_BYTES
 from chunkq.protocol.digest import digest
-from chunkq.protocol.geometry import Geometry, chunk_size_for, from_ranges
+from chunkq.protocol.geometry import Geometry, chunk_size_for, from_ranges, to_ranges
 from chunkq.protocol.limits import (
     DIGEST_SIZE_BYTES,
     MAX_LISTING_ENTRIES,
@@ -253,39 +253,65 @@ class Answers:
         self, share: Share, body: Pages | Chunks, replies: Replies
     ) -> _Version | None:
         """The version asked for; None if it was refused. Raises `Stale`."""
-        source = await self._in_pool(share.open, body.path)
+        version = await self._in_pool(self._stored_version, share, body)
+        if version is None:
+            return await self._new_version(share, body, replies)
+        return version
+
+    def _stored_version(self, share: Share, body: Pages | Chunks) -> _Version | None:
+        """In one go on a thread, as nearly always; None if its manifest is not there."""
+        source = share.open(body.path)
         try:
             Geometry(source.identity.size_bytes, body.chunk_size)
-            found = await self._manifests.get(
-                source, body.chunk_size, lambda: share.open(body.path)
-            )
+            found = self._manifests.stored(source, body.chunk_size)
+            if found is not None:
+                return _version(source, found, body.root)
         except BaseException:
             source.close()
             raise
-        if isinstance(found, Preparing):
+        source.close()
+        return None
+
+    async def _new_version(
+        self, share: Share, body: Pages | Chunks, replies: Replies
+    ) -> _Version | None:
+        source = await self._in_pool(share.open, body.path)
+        try:
+            found = await self._manifests.get(
+                source, body.chunk_size, lambda: share.open(body.path)
+            )
+            if not isinstance(found, Preparing):
+                return _version(source, found, body.root)
+        except BaseException:
             source.close()
-            await replies.refuse(_preparing(found))
-            return None
-        head = decode_head(found.head_bytes)
-        version = _Version(source, found, head.geometry)
-        if head.root != body.root:
-            version.close()
-            raise Stale
-        return version
+            raise
+        source.close()
+        await replies.refuse(_preparing(found))
+        return None
 
     async def _in_pool(self, work: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
 
+def _version(source: SourceFile, found: StoredManifest, root: bytes) -> _Version:
+    """Raises `Stale` if it is not the version with this root."""
+    head = decode_head(found.head_bytes)
+    if head.root != root:
+        raise Stale
+    return _Version(source, found, head.geometry)
+
+
 def _seal_chunks(version: _Version, indices: list[int], replies: Replies) -> list[Any]:
     """Read, compare with the leaves, seal. Raises `Stale`, `StorageError`."""
     geometry, packets = version.geometry, []
-    for index in indices:
-        body = version.source.read(geometry.offset(index), geometry.length(index))
-        leaf = version.manifest.leaves(index, 1)
-        if len(body) != geometry.length(index) or digest(body) != leaf[:DIGEST_SIZE_BYTES]:
-            raise Stale
-        packets.append(replies.seal(ReplyKind.CHUNK, body, index))
+    for first, count in to_ranges(indices):
+        leaves = version.manifest.leaves(first, count)
+        for number, index in enumerate(range(first, first + count)):
+            body = version.source.read(geometry.offset(index), geometry.length(index))
+            leaf = leaves[number * DIGEST_SIZE_BYTES : (number + 1) * DIGEST_SIZE_BYTES]
+            if len(body) != geometry.length(index) or digest(body) != leaf:
+                raise Stale
+            packets.append(replies.seal(ReplyKind.CHUNK, body, index))
     return packets
 
 

@@ -75,6 +75,12 @@ class Manifests:
         self._crash: BaseException | None = None
         self._stopping = False
 
+    def stored(self, source: SourceFile, chunk_size_bytes: int) -> StoredManifest | None:
+        """The manifest if it was made before. Blocks. Raises `StorageError`."""
+        if self._crash is not None:
+            raise self._crash
+        return self._store.load(source.identity, chunk_size_bytes)
+
     async def get(
         self, source: SourceFile, chunk_size_bytes: int, reopen: Callable[[], SourceFile]
     ) -> StoredManifest | Preparing:
@@ -83,11 +89,9 @@ class Manifests:
         `reopen` opens the file again for a hash that outlives this request.
         Raises `SourceChanging`, `StorageError`.
         """
-        if self._crash is not None:
-            raise self._crash
         identity = source.identity
         key = (identity, chunk_size_bytes)
-        stored = await self._in_pool(self._store.load, identity, chunk_size_bytes)
+        stored = await self._in_pool(self.stored, source, chunk_size_bytes)
         if stored is not None:
             return stored
         job = self._jobs.get(key)
