@@ -183,6 +183,11 @@ class ManifestBuilder:
 
     def add(self, chunk: Buffer) -> None:
         """Hash the next chunk. Raises `Malformed` if its length is not that of the geometry."""
+        self.add_leaf(chunk)
+        self.add_content(chunk)
+
+    def add_leaf(self, chunk: Buffer) -> None:
+        """One half of `add`; the other may be done on another thread, for many chunks at once."""
         index = self.chunks_done
         if index >= self._geometry.chunk_count or len(chunk) != self._geometry.length(index):
             raise Malformed(
@@ -190,7 +195,10 @@ class ManifestBuilder:
                 hint="the file was cut or grew while it was read; hash it again",
             )
         self._leaves += digest(chunk)
-        self._content.update(chunk)
+
+    def add_content(self, chunks: Buffer) -> None:
+        """The other half: the bytes of chunks whose leaves are added before or after."""
+        self._content.update(chunks)
 
     def add_hole(self, count: int) -> None:
         """The next `count` chunks are zeros, and need not be read. Raises `Malformed`."""

@@ -1,7 +1,7 @@
 """Manifests of an origin's files: from the store, or made now; one hash of a file at a time.
 
-A small file is hashed while its requester waits; a large one in the background, and `open` is
-answered with how far it is. Workers of one host share the store and its locks.
+A small file is hashed while its requester waits; for a large one it waits a moment, and is then
+told how far it is. Workers of one host share the store and its locks.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from chunkq.protocol.manifest import Head, encode_head, sign_head
 
 #: Up to this size the answer waits for the hash (at 1 GB/s: 30 ms).
 INLINE_BYTES: Final = 32 * MIB
+#: For a larger one the answer waits so long at most: a fast disk hashes a GiB meanwhile, and else
+#: the requester hears soon how far it is. Far below its timer (1 s at the least).
+HOLD_S: Final = 0.5
 #: The lock file hears of progress in steps of this size.
 PROGRESS_STEP_BYTES: Final = 64 * MIB
 #: When to ask again: what remains at the rate of a fast disk, within bounds that keep a person
@@ -103,8 +106,10 @@ class Manifests:
             job = asyncio.ensure_future(self._hash(key, lock, reopen))
             job.add_done_callback(lambda done: self._forget(key, done))
             self._jobs[key] = job
-        if identity.size_bytes <= INLINE_BYTES:
-            await asyncio.shield(job)
+        hold_s = None if identity.size_bytes <= INLINE_BYTES else HOLD_S
+        await asyncio.wait((job,), timeout=hold_s)
+        if job.done():
+            job.result()
             stored = await self._in_pool(self._store.load, identity, chunk_size_bytes)
             if stored is not None:
                 return stored

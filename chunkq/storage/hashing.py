@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Final
 
 from chunkq.errors import SourceChanging, Stopped
@@ -54,42 +55,62 @@ def build_manifest(
     """
     if wait_ms := settling_ms(source.identity, wall_ms()):
         sleep(wait_ms / 1000)
-    builder = ManifestBuilder(geometry)
     if geometry.size_bytes != source.identity.size_bytes:
         raise _changing(source)
-    batch_size = max(READ_SIZE_BYTES, geometry.chunk_size_bytes)
-    offset = 0
-    while offset < geometry.size_bytes:
-        if should_stop():
-            raise Stopped("hashing was stopped")
-        skipped = _skip_hole(source, geometry, builder, offset)
-        if skipped == offset:
-            length = min(batch_size, geometry.size_bytes - offset)
-            data = memoryview(source.read(offset, length))
-            if len(data) != length:
-                raise _changing(source)
-            for at in range(0, length, geometry.chunk_size_bytes):
-                builder.add(data[at : at + geometry.chunk_size_bytes])
-            skipped = offset + length
-        offset = skipped
-        on_progress(offset)
+    builder = ManifestBuilder(geometry)
+    with ThreadPoolExecutor(1, thread_name_prefix="chunkq-hash") as helper:
+        batch_size = max(READ_SIZE_BYTES, geometry.chunk_size_bytes)
+        content = _Content(builder, helper if geometry.size_bytes > batch_size else None)
+        offset = 0
+        while offset < geometry.size_bytes:
+            if should_stop():
+                raise Stopped("hashing was stopped")
+            if (end := _hole_end(source, geometry, offset)) > offset:
+                content.wait()
+                builder.add_hole(-(-(end - offset) // geometry.chunk_size_bytes))
+            else:
+                length = min(batch_size, geometry.size_bytes - offset)
+                data = memoryview(source.read(offset, length))
+                if len(data) != length:
+                    raise _changing(source)
+                content.add(data)
+                for at in range(0, length, geometry.chunk_size_bytes):
+                    builder.add_leaf(data[at : at + geometry.chunk_size_bytes])
+                end = offset + length
+            offset = end
+            on_progress(offset)
+        content.wait()
     if source.changed():
         raise _changing(source)
     return builder.finish()
 
 
-def _skip_hole(
-    source: SourceFile, geometry: Geometry, builder: ManifestBuilder, offset: int
-) -> int:
-    """Add the whole chunks of a hole that begins at `offset`, and return where they end."""
+class _Content:
+    """The content digest, a block behind on a thread of its own, if there is one: half the work."""
+
+    def __init__(self, builder: ManifestBuilder, helper: Executor | None) -> None:
+        self._builder = builder
+        self._helper = helper
+        self._under_way: Future[None] | None = None
+
+    def add(self, block: memoryview) -> None:
+        if self._helper is None:
+            self._builder.add_content(block)
+            return
+        self.wait()
+        self._under_way = self._helper.submit(self._builder.add_content, block)
+
+    def wait(self) -> None:
+        if self._under_way is not None:
+            self._under_way.result()
+
+
+def _hole_end(source: SourceFile, geometry: Geometry, offset: int) -> int:
+    """Where the whole chunks of a hole that begins at `offset` end; `offset` if there are none."""
     end = source.hole_end(offset)
     if end < geometry.size_bytes:
         end -= end % geometry.chunk_size_bytes
-    end = min(end, geometry.size_bytes)
-    if end <= offset:
-        return offset
-    builder.add_hole(-(-(end - offset) // geometry.chunk_size_bytes))
-    return end
+    return max(offset, min(end, geometry.size_bytes))
 
 
 def _changing(source: SourceFile) -> SourceChanging:
