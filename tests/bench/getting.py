@@ -35,9 +35,14 @@ class Getting:
 
     @classmethod
     @contextmanager
-    def over(cls, root: Path, link: str, size_bytes: int) -> Iterator[Getting]:
-        """Two sites on a link, the origin serving with its usual logging."""
-        pair = Pair.make(root, link, link)
+    def over(
+        cls, root: Path, link: str, size_bytes: int, *, requester_link: str | None = None
+    ) -> Iterator[Getting]:
+        """Two sites on a link, the origin serving with its usual logging.
+
+        `requester_link`: where the requester reaches it by another way.
+        """
+        pair = Pair.make(root, requester_link or link, link)
         try:
             source = pair.files / "file"
             random_file(source, size_bytes)

@@ -17,13 +17,18 @@ READ_BYTES = 64 * 1024
 #: Reads that may be under way in one direction while they are delayed.
 IN_FLIGHT_READS = 256
 
+#: `tcpi_bytes_acked` and `tcpi_bytes_received` in the kernel's `struct tcp_info` (linux/tcp.h).
+_TCP_INFO_BYTES = struct.Struct("=QQ")
+_TCP_INFO_OFFSET = 120
+
 
 class Direction:
     """One way through the proxy.
 
-    `delay_s`: how long each byte is under way. `rate_bytes_s`: how many pass in a second, None for
-    all. `cut_after_bytes`: the connection whose count passes it is closed there, in mid-frame.
-    `seen`: everything that passed, a byte string for each connection, if `recording`.
+    `delay_s`: how long each byte is under way. `rate_bytes_s`: how many pass in a second, all
+    connections together; None: no limit. `cut_after_bytes`: the connection whose count passes it
+    is closed there, in mid-frame. `seen`: everything that passed, a byte string for each
+    connection, if `recording`.
     """
 
     def __init__(self) -> None:
@@ -32,6 +37,8 @@ class Direction:
         self.cut_after_bytes: int | None = None
         self.recording = False
         self.seen: list[bytearray] = []
+        #: When the line is free again, if it has a rate.
+        self._free_at = 0.0
         self._open = asyncio.Event()
         self._open.set()
 
@@ -91,6 +98,7 @@ class Direction:
                 cut()
                 return
             count += len(data)
+            await self._through_the_line(len(data))
             try:
                 if not data:
                     writer.close()
@@ -99,8 +107,14 @@ class Direction:
                 await writer.drain()
             except OSError:
                 return
-            if self.rate_bytes_s is not None:
-                await asyncio.sleep(len(data) / self.rate_bytes_s)
+
+    async def _through_the_line(self, size: int) -> None:
+        """Wait until the line has carried so much; what is late once does not slow it down."""
+        if self.rate_bytes_s is None:
+            return
+        now = asyncio.get_running_loop().time()
+        self._free_at = max(now, self._free_at) + size / self.rate_bytes_s
+        await asyncio.sleep(self._free_at - now)
 
 
 class Proxy:
@@ -109,7 +123,9 @@ class Proxy:
     def __init__(self, target_port: int) -> None:
         self.up = Direction()
         self.down = Direction()
-        self.connections = 0
+        self.connections = self.ended = 0
+        #: By the kernel's count of TCP payload, of `ended` connections: from clients, and to them.
+        self.kernel_up_bytes = self.kernel_down_bytes = 0
         self._target_port = target_port
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -153,6 +169,16 @@ class Proxy:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         writer.transport.abort()
 
+    def _count(self, writer: asyncio.StreamWriter) -> None:
+        """Add what the kernel counted for a connection that the client has ended."""
+        raw = writer.get_extra_info("socket")
+        if raw is not None and raw.fileno() >= 0:
+            info = raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            acked, received = _TCP_INFO_BYTES.unpack_from(info, _TCP_INFO_OFFSET)
+            self.kernel_up_bytes += received
+            self.kernel_down_bytes += acked
+            self.ended += 1
+
     async def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -171,7 +197,8 @@ class Proxy:
                     end.close()
 
             async with asyncio.TaskGroup() as group:
-                group.create_task(self.up.carry(reader, far_writer, cut))
+                carried = group.create_task(self.up.carry(reader, far_writer, cut))
+                carried.add_done_callback(lambda _: self._count(writer))
                 group.create_task(self.down.carry(far_reader, writer, cut))
         except (OSError, asyncio.CancelledError):
             # The server is gone, or the proxy ends: the client sees its connection end.

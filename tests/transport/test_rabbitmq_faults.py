@@ -5,17 +5,32 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import psutil
 import pytest
 
-from chunkq.errors import BrokerRefused, OutcomeUnknown, TransportClosed, Unroutable
+from chunkq.errors import (
+    BrokerRefused,
+    BrokerUnreachable,
+    OutcomeUnknown,
+    TransportClosed,
+    Unroutable,
+)
 from chunkq.ports import Mailbox
 from chunkq.protocol.limits import KIB, MIB
-from chunkq.transport.rabbitmq import wire
+from chunkq.transport.rabbitmq import RabbitMQOptions, RabbitMQTransport, wire
 from tests.support.broker import Broker
 from tests.support.proxy import Proxy
-from tests.support.rabbitmq import DEADLINE_S, Sites, plain_channel, publish_at_last, take, until
+from tests.support.rabbitmq import (
+    DEADLINE_S,
+    QUICK,
+    Sites,
+    plain_channel,
+    publish_at_last,
+    take,
+    until,
+)
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -367,3 +382,23 @@ async def test_password_changed_while_away_is_fatal(
         await asyncio.wait_for(bob.publish(REQUESTS, b"x"), DEADLINE_S)
     assert not bob.health.ok
     assert "'bob'" in bob.health.detail
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_opening_again_after_one_connection_failed(
+    broker: Broker, vhost: str, which: int
+) -> None:
+    """If one of the two connections cannot be opened neither stays, and a later try succeeds."""
+    url = broker.url(vhost=vhost)
+    transport = RabbitMQTransport(RabbitMQOptions(url=url, site="bob", **QUICK))
+    session = (transport._publishing, transport._consuming)[which]
+    there, session.endpoint = session.endpoint, replace(session.endpoint, port=1)
+    with pytest.raises(BrokerUnreachable):
+        await transport.open()
+    assert [None, None] == [each.current for each in (transport._publishing, transport._consuming)]
+    session.endpoint = there
+    await transport.open()
+    consumer = await transport.consume(Mailbox("req", "bob"), prefetch=1)
+    await transport.publish(Mailbox("req", "bob"), b"here")
+    assert [b"here"] == [delivery.body for delivery in await take(consumer, 1)]
+    await transport.close()

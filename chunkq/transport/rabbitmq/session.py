@@ -81,8 +81,12 @@ class Session:
         return Backoff(options.reconnect_base_s, options.reconnect_cap_s, self._rng)
 
     async def open(self) -> None:
-        """Connect once. Raises `BrokerUnreachable`, `BrokerRefused`, `ConfigError`."""
+        """Connect once. Raises `BrokerUnreachable`, `BrokerRefused`, `ConfigError`.
+
+        May be called again after it has failed, or was closed as another one had failed.
+        """
         wire = await self._connect()
+        self.failure = None
         self._use(wire)
         self._task = asyncio.create_task(supervise(self._run(wire), self._fail))
 

@@ -14,7 +14,8 @@ the exchanges if an administrator has done so.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -83,16 +84,19 @@ def queue_arguments(mailbox: Mailbox, options: RabbitMQOptions) -> Arguments:
 
 async def set_up_exchanges(wire: Wire) -> None:
     """What a publisher needs."""
-    for name in (REQUESTS, REPLIES):
-        await _ensure_exchange(wire, name, "topic")
+    await _together(
+        _ensure_exchange(wire, REQUESTS, "topic"), _ensure_exchange(wire, REPLIES, "topic")
+    )
 
 
 async def set_up_mailbox(wire: Wire, mailbox: Mailbox, options: RabbitMQOptions) -> None:
     """What a consumer needs: its exchange, its queue with the binding, and the dead letters."""
     exchange, pattern = binding(mailbox)
-    await _ensure_exchange(wire, exchange, "topic")
+    exchanges = [_ensure_exchange(wire, exchange, "topic")]
     if mailbox.kind == "req":
-        await _ensure_exchange(wire, DEAD_LETTERS, "fanout")
+        exchanges.append(_ensure_exchange(wire, DEAD_LETTERS, "fanout"))
+    await _together(*exchanges)
+    if mailbox.kind == "req":
         await _ensure_dead_letter_queue(wire)
     async with throwaway(wire) as channel:
         name = queue_name(mailbox)
@@ -122,6 +126,13 @@ async def throwaway(wire: Wire) -> AsyncIterator[Channel]:
         yield channel
     finally:
         channel.abandon()
+
+
+async def _together(*steps: Awaitable[None]) -> None:
+    """One behind the other would take a round trip to the broker each. None is left behind."""
+    for outcome in await asyncio.gather(*steps, return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 async def _ensure_exchange(wire: Wire, name: str, kind: str) -> None:
