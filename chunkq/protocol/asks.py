@@ -6,6 +6,7 @@ still counts it, so that a slow disk slows the asking), and then gone from here.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +15,8 @@ from chunkq.protocol.window import MAX_RTO_S, Sent, Window
 
 #: Each round of unanswered asks waits twice as long as the one before, up to this factor.
 MAX_BACKOFF: Final = 64
+#: Requests that were given up and whose replies still tell the round trip: a window of them.
+MAX_GIVEN_UP: Final = 256
 
 
 @dataclass(slots=True)
@@ -29,6 +32,7 @@ class Asks:
         self._window = window
         self._asked: dict[int, _Ask] = {}
         self._landed: dict[int, _Ask] = {}
+        self._given_up: OrderedDict[int, Sent] = OrderedDict()
         self._backoff = 1
 
     def __contains__(self, index: int) -> bool:
@@ -62,17 +66,22 @@ class Asks:
             self._landed[index] = ask
 
     def stored(self, index: int, token: int | None, now: float) -> None:
-        """Verified and written. Only the reply to the latest ask tells a round trip (Karn).
+        """Verified and written. `token` is that of the request which this answers.
 
-        Nor does a late reply end the backing off (RFC 6298, 5.7): where the round trip is longer
-        than the timer, every reply would be late for ever.
+        So a late reply to an earlier ask tells its round trip as well as any; where that is longer
+        than the timer, every reply is late until it is known.
         """
         ask = self._landed.pop(index, None) or self._asked.pop(index, None)
-        if ask is None:
-            return
-        if ask.token == token:
+        sent = self._given_up.get(token or 0)
+        if ask is not None and ask.token == token:
+            sent = ask.sent
+        if sent is not None:
             self._backoff = 1
-            self._window.arrived(ask.sent, now)
+        if ask is None:
+            if sent is not None:
+                self._window.came_late(sent, now)
+        elif sent is not None:
+            self._window.arrived(sent, now)
         else:
             self._window.lost(1)
 
@@ -92,20 +101,25 @@ class Asks:
         self._window.lost(len(self))
         self._asked.clear()
         self._landed.clear()
+        self._given_up.clear()
 
     def overdue(self, now: float) -> list[int]:
         """Chunks whose timer ran out, given up; the next ones get twice the time."""
         timeout = self.timeout_s
-        indices = []
+        late: dict[int, _Ask] = {}
         for index, ask in self._asked.items():
-            if ask.sent.at_s + timeout > now:
+            if self._window.deadline_s(ask.sent, timeout) > now:
                 break
-            indices.append(index)
-        for index in indices:
+            late[index] = ask
+        for index, ask in late.items():
             self.give_up(index)
-        if indices:
+            self._window.timed_out(ask.sent)
+            self._given_up[ask.token] = ask.sent
+        while len(self._given_up) > MAX_GIVEN_UP:
+            self._given_up.popitem(last=False)
+        if late:
             self.back_off()
-        return indices
+        return list(late)
 
     def back_off(self) -> None:
         """Something asked was not answered in time: wait twice as long for the next."""
@@ -118,5 +132,5 @@ class Asks:
     @property
     def next_deadline_s(self) -> float | None:
         for ask in self._asked.values():
-            return ask.sent.at_s + self.timeout_s
+            return self._window.deadline_s(ask.sent, self.timeout_s)
         return None

@@ -23,6 +23,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
+from math import inf
 from typing import Final
 
 from chunkq.protocol.limits import MIN_WINDOW_CHUNKS
@@ -32,7 +33,6 @@ INITIAL_CHUNKS: Final = 4
 #: STARTUP asks for no more than this factor of what the rate so far fills, and the first chunks:
 #: doubling each round trip needs two of it, and more would only stand in the queue.
 STARTUP_GAIN: Final = 2.0
-STARTUP_SLACK_CHUNKS: Final = 8
 #: STARTUP ends when the round trip exceeds the smallest by this factor and this many seconds:
 #: on a fast local link, jitter alone is a quarter.
 QUEUE_GROWTH: Final = 1.25
@@ -45,9 +45,11 @@ RATE_GROWTH: Final = 1.25
 HEADROOM: Final = 1.1
 HEADROOM_CHUNKS: Final = 2
 HEADROOM_S: Final = 0.05
-#: Free places wait for company until a request asks for an eighth of a small window, for so many
-#: chunks, or for a sixteenth of a large one: what waits is not on the way.
-MOST_WAITING_CHUNKS: Final = 8
+#: Most free places that wait for company: at 256 KiB 4 MiB, as much as is written at once.
+MOST_WAITING_CHUNKS: Final = 16
+#: A window is at most so many requests, and what is on its way back of as many: an origin's worker
+#: takes 32 from the queue before it acknowledges one.
+MOST_REQUESTS: Final = 16
 #: A probe for more, and a drain, are factors of rate x round trip itself, without the headroom.
 PROBE_GAIN: Final = 1.25
 DRAIN_GAIN: Final = 0.75
@@ -79,13 +81,15 @@ class Mode(Enum):
 class Sent:
     """What is kept of one asked chunk until it arrives.
 
-    `delivered` chunks had arrived then, the last of them at `delivered_at_s`.
+    `delivered` chunks had arrived then, the last of them at `delivered_at_s`; `deaf_s` as the
+    window's.
     """
 
     at_s: float
     delivered: int
     delivered_at_s: float
     round: int
+    deaf_s: float
 
 
 class Window:
@@ -95,6 +99,11 @@ class Window:
         self.max_chunks = max(max_chunks, MIN_WINDOW_CHUNKS)
         self.mode = Mode.STARTUP
         self.outstanding = 0
+        #: Seconds in which we took no replies (our disk or our processor was busy), in all. Whoever
+        #: drives the window counts them: no timer runs meanwhile.
+        self.deaf_s = 0.0
+        #: Nothing has come since what was given up last was asked for.
+        self.silent = False
         #: The smallest mean of a round.
         self.rtt_min_s: float | None = None
         self.rtt_smoothed_s: float | None = None
@@ -104,6 +113,9 @@ class Window:
         self._target = self._limit
         self._delivered = 0
         self._delivered_at_s = 0.0
+        #: When something came last, and when the latest asked of what has come was asked for.
+        self._heard_at_s = -inf
+        self._newest_at_s = -inf
         self._round = 0
         self._round_full = False
         self._round_rtts_s: list[float] = []
@@ -117,6 +129,8 @@ class Window:
 
     @property
     def limit(self) -> int:
+        if self.silent:
+            return MIN_WINDOW_CHUNKS
         return max(MIN_WINDOW_CHUNKS, min(self.max_chunks, int(self._limit)))
 
     @property
@@ -126,8 +140,13 @@ class Window:
 
     @property
     def batch(self) -> int:
-        """So many free places are worth a request of their own while others are under way."""
-        return max(1, min(self.limit // 8, MOST_WAITING_CHUNKS), self.limit // 16)
+        """So many free places are worth a request of their own while others are under way.
+
+        What waits for company is not on the way, so it is no more than is asked for beyond it. And
+        a worker is given no more than so many requests at once.
+        """
+        spare = min(int(self._limit - self._pipe), self.limit // 4, MOST_WAITING_CHUNKS)
+        return max(1, self.limit // MOST_REQUESTS, spare)
 
     @property
     def rate_chunks_per_s(self) -> float:
@@ -148,13 +167,15 @@ class Window:
         self.outstanding += 1
         if self.outstanding >= self.limit:
             self._round_full = True
-        return Sent(now, self._delivered, self._delivered_at_s, self._round)
+        return Sent(now, self._delivered, self._delivered_at_s, self._round, self.deaf_s)
 
     def arrived(self, sent: Sent, now: float) -> None:
         """A chunk came and is verified."""
         self.outstanding -= 1
+        self.silent = False
         self._delivered += 1
-        self._delivered_at_s = now
+        self._delivered_at_s = self._heard_at_s = now
+        self._newest_at_s = max(self._newest_at_s, sent.at_s)
         self._measure(max(now - sent.at_s, 1e-6))
         rate = (self._delivered - sent.delivered) / max(now - sent.delivered_at_s, 1e-6)
         self._round_rate = max(self._round_rate, rate)
@@ -165,9 +186,28 @@ class Window:
         if sent.round == self._round:
             self._end_round(now)
 
+    def came_late(self, sent: Sent, now: float) -> None:
+        """A chunk came that was given up: what it tells of the way is as true."""
+        self.outstanding += 1
+        self.arrived(sent, now)
+
     def lost(self, count: int) -> None:
         """So many outstanding chunks were given up (timed out, refused, bad)."""
         self.outstanding -= count
+
+    def overtaken(self, sent: Sent) -> bool:
+        """Whether something asked for later has come already."""
+        return sent.at_s < self._newest_at_s
+
+    def deadline_s(self, sent: Sent, timeout_s: float) -> float:
+        """When to give up a chunk that may take so long, as things are now."""
+        began = sent.at_s if self.overtaken(sent) else max(sent.at_s, self._heard_at_s)
+        return began + timeout_s + self.deaf_s - sent.deaf_s
+
+    def timed_out(self, sent: Sent) -> None:
+        """This chunk was given up at its deadline; `lost` is called as well."""
+        if not self.overtaken(sent):
+            self.silent = True
 
     def _measure(self, rtt: float) -> None:
         if self.rtt_smoothed_s is None:
@@ -182,7 +222,7 @@ class Window:
         rtt = self.rtt_min_s or self.rtt_smoothed_s
         assert rtt is not None
         rate = max(self._round_rate, self.rate_chunks_per_s)
-        if self._limit < STARTUP_GAIN * rate * rtt + STARTUP_SLACK_CHUNKS:
+        if self._limit < STARTUP_GAIN * rate * rtt + INITIAL_CHUNKS:
             self._limit = min(self._limit + 1, self.max_chunks)
 
     def _end_round(self, now: float) -> None:
@@ -219,7 +259,7 @@ class Window:
         queueing = rtt > self.rtt_min_s * QUEUE_GROWTH + QUEUE_SLACK_S
         if queueing or self._flat_rounds >= FLAT_ROUNDS:
             self.mode = Mode.STEADY
-            self._aim(self._steady_limit())
+            self._aim(self._pipe + self._headroom)
 
     def _steer(self, rtt: float, now: float) -> None:
         seen_round, seen_at = self._rtt_min_at
@@ -233,15 +273,15 @@ class Window:
             self.mode, self._standing_rounds, self._rate_is_fresh = Mode.DRAIN, 0, True
         elif self._round - seen_round > RTT_ROUNDS and now - seen_at > RTT_MEMORY_S:
             self.mode, self._rate_is_fresh = Mode.DRAIN, False
-        pipe = self.rate_chunks_per_s * (self.rtt_min_s or 0.0)
+        pipe, headroom = self._pipe, self._headroom
         if self.mode is Mode.DRAIN:
             self._aim(DRAIN_GAIN * pipe)
         elif self._round % PROBE_EVERY_ROUNDS == 0:
-            self._aim(max(self._steady_limit(), PROBE_GAIN * pipe + HEADROOM_CHUNKS))
+            self._aim(max(pipe + headroom, PROBE_GAIN * pipe))
         elif self._round % PROBE_EVERY_ROUNDS == 1:
             self._aim(pipe + HEADROOM_CHUNKS)
         else:
-            self._aim(self._steady_limit())
+            self._aim(pipe + headroom)
 
     def _aim(self, target: float) -> None:
         """Down at once, up by one for each chunk that comes: no burst, whatever was before."""
@@ -258,8 +298,13 @@ class Window:
             self.mode, self._best_rate, self._flat_rounds = Mode.STARTUP, 0.0, 0
         return farther
 
-    def _steady_limit(self) -> float:
-        assert self.rtt_min_s is not None
-        rate = self.rate_chunks_per_s
-        pipe = HEADROOM * rate * self.rtt_min_s + HEADROOM_CHUNKS
-        return max(pipe, rate * (self.rtt_min_s + HEADROOM_S))
+    @property
+    def _pipe(self) -> float:
+        """The chunks that the way holds when it is full and nothing queues."""
+        return self.rate_chunks_per_s * (self.rtt_min_s or 0.0)
+
+    @property
+    def _headroom(self) -> float:
+        """What is asked for beyond that."""
+        share = (HEADROOM - 1) * self._pipe + HEADROOM_CHUNKS
+        return max(share, self.rate_chunks_per_s * HEADROOM_S)
