@@ -235,12 +235,14 @@ class ComparingPart:
                 self._written.add(index)
             index += 1
 
-    def read(self, offset: int, length: int) -> bytes:
+    def read_into(self, offset: int, data: memoryview) -> int:
         assert self._geometry is not None
         size = self._geometry.chunk_size_bytes
-        touched = range(offset // size, -(-min(offset + length, self._geometry.size_bytes) // size))
+        length = max(0, min(len(data), self._geometry.size_bytes - offset))
+        touched = range(offset // size, -(-(offset + length) // size))
         right = all(index in self._written for index in touched)
-        return self._content.read(offset, length) if right else bytes(length)
+        data[:length] = self._content.read(offset, length) if right else bytes(length)
+        return length
 
     def hole_end(self, offset: int) -> int:
         return offset

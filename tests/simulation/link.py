@@ -17,6 +17,7 @@ from random import Random
 from chunkq.errors import TransportClosed, Unroutable
 from chunkq.ports import Buffer, Delivery, LinkHealth, Mailbox, TransportLimits
 from chunkq.protocol.limits import MIB
+from chunkq.protocol.priority import Priority
 
 #: What RabbitMQ takes from 4.0 on, unless it is told otherwise.
 MAX_MESSAGE_BYTES = 16 * MIB
@@ -187,9 +188,16 @@ class SimulatedTransport:
     async def open(self) -> None:
         """There from the beginning."""
 
-    async def publish(self, to: Mailbox, body: Buffer, *, lifetime_s: float | None = None) -> None:
-        """Returns when the broker's word is back. Nothing expires here."""
-        del lifetime_s
+    async def publish(
+        self,
+        to: Mailbox,
+        body: Buffer,
+        *,
+        lifetime_s: float | None = None,
+        priority: Priority = Priority.NORMAL,
+    ) -> None:
+        """Returns when the broker's word is back. Nothing expires or overtakes here."""
+        del lifetime_s, priority
         loop = self._link.loop
         if not self._link.has(to):
             raise Unroutable(f"there is no mailbox {to}")
