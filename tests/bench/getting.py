@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.bench.measure import timed
-from tests.e2e.processes import Pair, Process, random_file, same, wait_until
+from tests.e2e.processes import Pair, Process, Site, random_file, same, wait_until
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Getting:
             worker = pair.bob.start("serve", CHUNKQ_LOG_FORMAT="json")
             wait_until(lambda: any(event.get("event") == "serving" for event in worker.events))
             worker.watch_memory()
-            running = _running(pair)
+            running = start_requester(pair.alice, "bob")
             try:
                 yield cls(pair, worker, source, pair.inbox / "file", running)
             finally:
@@ -69,21 +70,13 @@ class Getting:
 
     def running_known(self) -> float:
         """As `known`, from a requester that runs."""
-        taken = self.fetch()["seconds"]
+        taken: float = self.fetch()["seconds"]
         self._check()
         return taken
 
-    def fetch(self) -> dict[str, float]:
+    def fetch(self) -> dict[str, Any]:
         """Let the requester that runs fetch it; what that took, in `seconds` and `cpu_s`."""
-        stdin, stdout = self.running.popen.stdin, self.running.popen.stdout
-        assert stdin is not None
-        assert stdout is not None
-        stdin.write(f"bob:files/file\t{self.target}\n".encode())
-        stdin.flush()
-        line = stdout.readline()
-        assert line, self.running.log.read_text()
-        taken: dict[str, float] = json.loads(line)
-        return taken
+        return ask_requester(self.running, "bob:files/file", self.target)
 
     def known(self) -> float:
         """Get it; the origin has its manifest if it was got before."""
@@ -108,16 +101,17 @@ class Getting:
         self.requester_mib = max(self.requester_mib, process.peak_mib)
 
 
-def _running(pair: Pair) -> Process:
-    site = pair.alice
+def start_requester(site: Site, peer: str, **environ: str) -> Process:
+    """A requester of this site that runs, with its link to a peer open."""
     log = site.root / "requester.log"
     program = [sys.executable, "-m", "tests.bench.requester"]
     with log.open("wb") as stderr:
         popen = subprocess.Popen(
-            [*program, str(site.root / "config"), str(site.state), "bob"],
+            [*program, str(site.root / "config"), str(site.state), peer],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
+            env={**os.environ, **environ},
         )
     process = Process(popen, log)
     site.processes.append(process)
@@ -125,3 +119,16 @@ def _running(pair: Pair) -> Process:
     assert popen.stdout.readline() == b"ready\n", log.read_text()
     process.watch_memory()
     return process
+
+
+def ask_requester(requester: Process, sources: str, target: Path) -> dict[str, Any]:
+    """Let it fetch one file; what it says of that."""
+    stdin, stdout = requester.popen.stdin, requester.popen.stdout
+    assert stdin is not None
+    assert stdout is not None
+    stdin.write(f"{sources}\t{target}\n".encode())
+    stdin.flush()
+    line = stdout.readline()
+    assert line, requester.log.read_text()
+    said: dict[str, Any] = json.loads(line)
+    return said

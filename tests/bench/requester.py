@@ -2,8 +2,9 @@
 
     python -m tests.bench.requester CONFIG_DIR STATE_DIR PEER
 
-Prints `ready` once its link is open. Then, for each line `SOURCE<tab>DESTINATION`, a line of JSON:
-`seconds` from `Site.fetch` until the file is published and durable, and this process's `cpu_s`.
+Prints `ready` once its link is open. Then, for each line `SOURCE [MIRROR...]<tab>DESTINATION`, a
+line of JSON: `seconds` from `Site.fetch` until the file is published and durable, this process's
+`cpu_s`, and `origins`, the bytes that each peer brought.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ async def serve(config: str, state: str, peer: str) -> None:
             pass
         print("ready", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
-            source, destination = line.rstrip("\n").split("\t")
+            sources, destination = line.rstrip("\n").split("\t")
+            source, *mirrors = sources.split(" ")
             began, cpu = time.monotonic(), cpu_s()
-            await site.fetch(source, destination)
+            result = await site.fetch(source, destination, mirrors=mirrors)
             taken = {"seconds": time.monotonic() - began, "cpu_s": cpu_s() - cpu}
-            print(json.dumps(taken), flush=True)
+            print(json.dumps({**taken, "origins": dict(result.origins)}), flush=True)
 
 
 if __name__ == "__main__":
