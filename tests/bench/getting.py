@@ -103,7 +103,7 @@ class Getting:
 
 def start_requester(site: Site, peer: str, **environ: str) -> Process:
     """A requester of this site that runs, with its link to a peer open."""
-    log = site.root / "requester.log"
+    log = site.root / f"requester-{len(site.processes)}.log"
     program = [sys.executable, "-m", "tests.bench.requester"]
     with log.open("wb") as stderr:
         popen = subprocess.Popen(
@@ -121,14 +121,24 @@ def start_requester(site: Site, peer: str, **environ: str) -> Process:
     return process
 
 
-def ask_requester(requester: Process, sources: str, target: Path) -> dict[str, Any]:
-    """Let it fetch one file; what it says of that."""
-    stdin, stdout = requester.popen.stdin, requester.popen.stdout
+def ask(requester: Process, sources: str, target: Path) -> None:
+    """Let a requester that runs begin to fetch one file; `told` says how it went."""
+    stdin = requester.popen.stdin
     assert stdin is not None
-    assert stdout is not None
     stdin.write(f"{sources}\t{target}\n".encode())
     stdin.flush()
-    line = stdout.readline()
+
+
+def told(requester: Process) -> dict[str, Any]:
+    """Wait for the end of what was asked; what the requester says of it."""
+    assert requester.popen.stdout is not None
+    line = requester.popen.stdout.readline()
     assert line, requester.log.read_text()
     said: dict[str, Any] = json.loads(line)
     return said
+
+
+def ask_requester(requester: Process, sources: str, target: Path) -> dict[str, Any]:
+    """Let it fetch one file; what it says of that."""
+    ask(requester, sources, target)
+    return told(requester)

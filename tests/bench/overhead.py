@@ -57,8 +57,8 @@ def _get(
     with proxied(port) as alices, proxied(port) as bobs:
         pair = Pair.make(root, url(alices.port), url(bobs.port))
         try:
-            pair.bob.run("share", "add", "cut", str(pair.files), "--chunk-size", chunk_size)
-            pair.bob.run("grant", "add", "alice", "cut")
+            cut = ("--chunk-size", chunk_size, "--to", "alice")
+            pair.bob.run("share", "add", "cut", str(pair.files), *cut)
             random_file(pair.files / "file", size)
             serving = pair.bob.start("serve", CHUNKQ_LOG_FORMAT="json")
             wait_until(lambda: any(each.get("event") == "serving" for each in serving.events))

@@ -35,6 +35,7 @@ KEYS = {
 }
 SLICES = {name: ["--size", "16"] for name in KEYS} | {
     "smallfiles": ["--count", "200"],
+    "slowlink": ["--size", "2"],
 }
 
 
