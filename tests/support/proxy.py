@@ -98,7 +98,7 @@ class Direction:
                 cut()
                 return
             count += len(data)
-            await self._through_the_line(len(data))
+            await self._through_the_line(due, len(data))
             try:
                 if not data:
                     writer.close()
@@ -108,13 +108,16 @@ class Direction:
             except OSError:
                 return
 
-    async def _through_the_line(self, size: int) -> None:
-        """Wait until the line has carried so much; what is late once does not slow it down."""
+    async def _through_the_line(self, from_s: float, size: int) -> None:
+        """Wait until the line has carried what was there from then on.
+
+        A line does not wait for a busy machine: where this runs late, the bytes go on at once.
+        """
         if self.rate_bytes_s is None:
             return
-        now = asyncio.get_running_loop().time()
-        self._free_at = max(now, self._free_at) + size / self.rate_bytes_s
-        await asyncio.sleep(self._free_at - now)
+        self._free_at = max(from_s, self._free_at) + size / self.rate_bytes_s
+        if (early_s := self._free_at - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(early_s)
 
 
 class Proxy:
