@@ -6,13 +6,13 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from chunkq.ports import Clock, ListingPage, Log, PeerRef, Share, SourceFile, Transport
+from chunkq.ports import Clock, ListingPage, Log, PeerRef, Share, SmallFile, SourceFile, Transport
 from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import (
     DEFAULT_CHUNK_SIZE_BYTES,
@@ -20,6 +20,7 @@ from chunkq.protocol.limits import (
     MAX_WINDOW_BYTES,
     MIB,
 )
+from chunkq.protocol.messages import RefusalReason
 from chunkq.runtime.answers import Answers
 from chunkq.runtime.asking import Order, Place
 from chunkq.runtime.fetch import FileFetch
@@ -171,6 +172,15 @@ class OfferedPath:
         parent, name = os.path.split(os.path.abspath(self.path))
         return DirectoryShare(parent).open(name)
 
+    def read_small(
+        self,
+        directory: str,  # noqa: ARG002
+        names: Sequence[str],
+        largest_bytes: int,
+    ) -> Iterator[SmallFile | RefusalReason]:
+        parent, name = os.path.split(os.path.abspath(self.path))
+        return DirectoryShare(parent).read_small("", [name] * len(names), largest_bytes)
+
     def list(self, path: str, cursor: str | None, limit: int) -> ListingPage:  # noqa: ARG002
         return DirectoryShare(self.path).list("", cursor, limit)
 
@@ -218,6 +228,7 @@ async def origin_worker(
     )
     replays = ReplayStore(places.replays)
     answers = Answers(
+        keys=keys,
         directory=directory,
         manifests=manifests,
         pool=pool,

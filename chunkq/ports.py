@@ -6,14 +6,15 @@ simulator know only these names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Literal, Protocol, runtime_checkable
 
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.identity import SiteCard
-from chunkq.protocol.messages import Entry
+from chunkq.protocol.messages import Entry, RefusalReason
 from chunkq.protocol.packet import RequestId
 from chunkq.protocol.priority import Priority
 
@@ -221,6 +222,29 @@ class Share(Protocol):
     def list(self, path: str, cursor: str | None, limit: int) -> ListingPage: ...
 
 
+@dataclass(frozen=True, slots=True)
+class SmallFile:
+    """One version of a file, whole. `mode`: permission bits, 0..0o777."""
+
+    mode: int
+    mtime_ns: int
+    content: bytes
+
+
+@runtime_checkable
+class SmallFiles(Protocol):
+    """A `Share` that reads many small files of a directory faster than by opening each."""
+
+    def read_small(
+        self, directory: str, names: Sequence[str], largest_bytes: int
+    ) -> Iterator[SmallFile | RefusalReason]:
+        """Each file in its turn, or why it cannot be had: `not_found`, `too_large`, `busy`.
+
+        Not read before it is its turn. Blocks. Raises `StorageError` if the share is gone.
+        """
+        ...
+
+
 # ---------------------------------------------------------------- requester's files
 
 
@@ -263,6 +287,27 @@ class PartFile(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Taken(Enum):
+    """What a listing's entry means here."""
+
+    WANTED = auto()
+    UNCHANGED = auto()
+    DIRECTORY = auto()
+    LINK = auto()
+    LINK_LEFT = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file that came whole and verified, to be placed at `parts` below the destination."""
+
+    parts: tuple[str, ...]
+    mode: int
+    mtime_ns: int
+    content: Buffer
+    content_digest: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

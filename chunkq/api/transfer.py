@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +12,7 @@ from chunkq.api.origins import Origins
 from chunkq.api.source import Source
 from chunkq.compose import Fetcher
 from chunkq.errors import ChunkqError
+from chunkq.ports import NewFile
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.messages import Entry
 from chunkq.protocol.priority import PriorityWord
@@ -20,9 +21,12 @@ from chunkq.runtime.asking import Order, Place
 from chunkq.runtime.fetch import FileFetch
 from chunkq.runtime.peer import PeerLink
 from chunkq.runtime.progress import FetchProgress, FetchResult, Progress, Result
-from chunkq.runtime.tree import TreeFetch
+from chunkq.runtime.tree import TreeFetch, TreeOrder
 from chunkq.storage.destination import Destination
+from chunkq.storage.placing import BatchPlacer
 from chunkq.storage.received import Received
+from chunkq.storage.staging import begun
+from chunkq.storage.transferid import transfer_id
 from chunkq.storage.treeplace import TreePlace
 
 #: How often progress is told, in seconds.
@@ -131,7 +135,8 @@ class Transfer:
         """Why nothing moves; the carrier's trouble comes before the peer's."""
         if (health := self._origins.health) is not None:
             return Waiting(health.reason, health.detail)
-        return next((file.waiting for file in files if file.waiting), None)
+        found = next((file.waiting for file in files if file.waiting), None)
+        return found or (self._tree.waiting if self._tree is not None else None)
 
     async def _run(self) -> Result:
         try:
@@ -166,7 +171,12 @@ class Transfer:
         )
 
     async def _run_tree(self, peer: PeerLink) -> Result:
-        with Destination.for_tree(self.destination) as destination:
+        with (
+            Destination.for_tree(self.destination) as destination,
+            BatchPlacer(destination, overwrite=self._wanted.overwrite) as placer,
+        ):
+            staged = await asyncio.to_thread(self._staged, peer, destination)
+            await asyncio.to_thread(self._fetcher.places.remember, destination.path)
 
             async def fetch_file(parts: tuple[str, ...], entry: Entry) -> None:
                 path = "/".join(filter(None, (self.source.path, *parts)))
@@ -175,15 +185,23 @@ class Transfer:
                     del places[1:]
                 await self._fetch_one(places, destination, parts, path)
 
-            self._tree = TreeFetch(
-                peer,
-                self.source.share,
-                self.source.path,
-                TreePlace(destination, overwrite=self._wanted.overwrite),
-                fetch_file,
+            order = TreeOrder(
+                share=self.source.share,
+                path=self.source.path,
                 links=self._wanted.links,
                 concurrency=self._fetcher.settings.requester.concurrency,
                 patience_s=self._wanted.patience_s,
+                staged=staged,
+            )
+            self._tree = TreeFetch(
+                peer,
+                order,
+                TreePlace(destination, overwrite=self._wanted.overwrite),
+                placer,
+                self._fetcher.pool,
+                fetch_file=fetch_file,
+                placed=lambda files: self._record(destination, files),
+                counted=self._count,
             )
             report = await self._tree.run()
         return Result(
@@ -200,6 +218,41 @@ class Transfer:
             origins=self._origins.came(),
             left=self._origins.left(),
         )
+
+    def _staged(
+        self, peer: PeerLink, destination: Destination
+    ) -> Callable[[tuple[str, ...]], bool]:
+        """Tells of a file of the tree whether an earlier run has begun it on its own."""
+        found = begun(destination)
+        origin, source = peer.ref.card.site_id, self.source
+
+        def staged(parts: tuple[str, ...]) -> bool:
+            path = "/".join(filter(None, (source.path, *parts)))
+            return bool(found) and transfer_id(origin, source.share, path, parts) in found
+
+        return staged
+
+    def _record(self, destination: Destination, files: Sequence[NewFile]) -> None:
+        """Note down files that came in a bundle. Blocks."""
+        at_ms = self._fetcher.clock.wall_ms()
+        whence = f"{self.source.peer}:{self.source.share}/"
+        path = (self.source.path,) if self.source.path else ()
+        self._fetcher.received.add(
+            *(
+                Received(
+                    path=destination.path_of(file.parts),
+                    source=whence + "/".join((*path, *file.parts)),
+                    size_bytes=len(file.content),
+                    blake3=file.content_digest.hex(),
+                    at_ms=at_ms,
+                )
+                for file in files
+            )
+        )
+
+    def _count(self, file: NewFile, is_new: bool) -> None:
+        self._done_bytes += len(file.content)
+        self._new_bytes += len(file.content) if is_new else 0
 
     async def _fetch_one(
         self, places: list[Place], destination: Destination, parts: tuple[str, ...], path: str

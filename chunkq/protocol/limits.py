@@ -47,6 +47,16 @@ REPLAY_WINDOW_COUNTERS: Final = 65536
 #: Epochs (starts of requesters) remembered per peer; the oldest makes way and is refused for good.
 MAX_EPOCHS_PER_PEER: Final = 16
 
+#: Files up to this size travel in bundles: a chunk of the default size. Above it, a manifest and a
+#: file's own bookkeeping cost little beside its content.
+MAX_SMALL_FILE_SIZE_BYTES: Final = 256 * KIB
+#: Names in one request for small files, and the bytes of paths in it: they must fit a request.
+MAX_FILES_PER_REQUEST: Final = 1024
+MAX_NAMES_SIZE_BYTES: Final = 40 * KIB
+#: The largest bundle: its costs (a request, a signature, an fsync of its directories) are spread
+#: over 256 files of 4 KiB by then, and a requester holds several at once.
+MAX_BUNDLE_SIZE_BYTES: Final = 1 * MIB
+
 #: POSIX NAME_MAX and PATH_MAX on every file system that matters.
 MAX_NAME_SIZE_BYTES: Final = 255
 MAX_PATH_SIZE_BYTES: Final = 4096

@@ -18,10 +18,13 @@ from chunkq.protocol.limits import (
     MAX_CHUNK_SIZE_BYTES,
     MAX_CHUNKS_PER_REQUEST,
     MAX_FILE_SIZE_BYTES,
+    MAX_FILES_PER_REQUEST,
     MAX_HEAD_SIZE_BYTES,
     MAX_LISTING_ENTRIES,
+    MAX_NAME_SIZE_BYTES,
     MAX_PAGES_PER_REQUEST,
     MAX_PATH_SIZE_BYTES,
+    MAX_REPLY_BODY_SIZE_BYTES,
     MIN_CHUNK_SIZE_BYTES,
     SIGNATURE_SIZE_BYTES,
 )
@@ -129,6 +132,31 @@ class List(Request):
     share: Label
     path: RawPath
     cursor: Annotated[str, Field(max_length=MAX_PATH_SIZE_BYTES)] | None = None
+
+
+#: A directory and names in it.
+Group = Annotated[
+    tuple[
+        RawPath,
+        Annotated[list[Annotated[str, Field(max_length=MAX_NAME_SIZE_BYTES)]], Field(min_length=1)],
+    ],
+    BeforeValidator(_pair),
+]
+
+
+class Files(Request):
+    """Ask for small files whole, in bundles whose bodies have at most `largest` bytes."""
+
+    share: Label
+    groups: Annotated[list[Group], Field(min_length=1, max_length=MAX_FILES_PER_REQUEST)]
+    largest: int = Field(ge=MIN_CHUNK_SIZE_BYTES, le=MAX_REPLY_BODY_SIZE_BYTES)
+
+    @model_validator(mode="after")
+    def _check_count(self) -> Self:
+        count = sum(len(names) for _, names in self.groups)
+        if count > MAX_FILES_PER_REQUEST:
+            raise ValueError(f"{count} files in one request; the most is {MAX_FILES_PER_REQUEST}")
+        return self
 
 
 class Receipt(Request):

@@ -29,6 +29,7 @@ from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import MAX_CLOCK_SKEW_MS, MAX_LIFETIME_MS
 from chunkq.protocol.messages import (
     Chunks,
+    Files,
     List,
     Open,
     Pages,
@@ -55,6 +56,7 @@ BODIES: Final[dict[RequestKind, type[Request]]] = {
     RequestKind.LIST: List,
     RequestKind.RECEIPT: Receipt,
     RequestKind.PROBE: Probe,
+    RequestKind.FILES: Files,
 }
 
 

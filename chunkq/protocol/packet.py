@@ -46,17 +46,17 @@ class RequestKind(IntEnum):
     CHUNKS = 3
     LIST = 4
     RECEIPT = 5
+    FILES = 6
     PROBE = 7
 
 
 class ReplyKind(IntEnum):
-    """6 is kept for a bundle of small files."""
-
     MANIFEST = 1
     PAGE = 2
     CHUNK = 3
     LISTING = 4
     REFUSAL = 5
+    BUNDLE = 6
     PROBE = 7
 
 

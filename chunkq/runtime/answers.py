@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from chunkq.errors import NotFound, SourceChanging, StorageError, UnsafeName
 from chunkq.ports import (
+    Buffer,
     Directory,
     Log,
     PeerRef,
@@ -20,6 +21,7 @@ from chunkq.ports import (
 from chunkq.protocol.cbor import MAX_CONTROL_BODY_SIZE_BYTES
 from chunkq.protocol.digest import digest
 from chunkq.protocol.geometry import Geometry, chunk_size_for, from_ranges, to_ranges
+from chunkq.protocol.identity import SiteKeys
 from chunkq.protocol.limits import (
     DIGEST_SIZE_BYTES,
     MAX_LISTING_ENTRIES,
@@ -29,6 +31,7 @@ from chunkq.protocol.manifest import decode_head
 from chunkq.protocol.messages import (
     Chunks,
     Entry,
+    Files,
     List,
     Listing,
     ManifestReply,
@@ -41,7 +44,8 @@ from chunkq.protocol.messages import (
     Request,
 )
 from chunkq.protocol.names import check_path
-from chunkq.protocol.packet import ReplyKind
+from chunkq.protocol.packet import REPLY_HEADER_SIZE_BYTES, SEAL_SIZE_BYTES, ReplyKind
+from chunkq.runtime.bundles import bundles
 from chunkq.runtime.manifests import Manifests, Preparing
 from chunkq.runtime.packing import Packing
 from chunkq.runtime.replies import Replies, refusal
@@ -80,6 +84,7 @@ class Answers:
     def __init__(
         self,
         *,
+        keys: SiteKeys,
         directory: Directory,
         manifests: Manifests,
         pool: Executor,
@@ -89,6 +94,7 @@ class Answers:
         packing: Packing | None = None,
     ) -> None:
         """`packing` None: nothing is ever packed."""
+        self._keys = keys
         self._directory = directory
         self._manifests = manifests
         self._pool = pool
@@ -103,18 +109,10 @@ class Answers:
             await self._probe(body, replies)
             return
         try:
-            share = self._granted(peer, body)
-            match body:
-                case Open():
-                    await self._open(share, body, replies)
-                case Pages():
-                    await self._pages(share, body, replies)
-                case Chunks():
-                    await self._chunks(peer, share, body, replies)
-                case List():
-                    await self._list(share, body, replies)
-                case Receipt():
-                    self._log("receipt", peer=peer.alias, share=body.share, path=body.path)
+            if isinstance(body, Files):
+                await self._files(peer, body, replies)
+            else:
+                await self._act(peer, body, replies)
         except (NotFound, UnsafeName):
             await replies.refuse(refusal(RefusalReason.NOT_FOUND))
         except Stale:
@@ -126,6 +124,21 @@ class Answers:
             await replies.refuse(
                 refusal(RefusalReason.BUSY, "the origin cannot read it now", CHANGING_RETRY_MS)
             )
+
+    async def _act(self, peer: PeerRef, body: Request, replies: Replies) -> None:
+        """Act on a request about one path."""
+        share = self._granted(peer, body)
+        match body:
+            case Open():
+                await self._open(share, body, replies)
+            case Pages():
+                await self._pages(share, body, replies)
+            case Chunks():
+                await self._chunks(peer, share, body, replies)
+            case List():
+                await self._list(share, body, replies)
+            case Receipt():
+                self._log("receipt", peer=peer.alias, share=body.share, path=body.path)
 
     def _granted(self, peer: PeerRef, body: Request) -> Share:
         assert isinstance(body, Open | Pages | Chunks | List | Receipt)
@@ -247,6 +260,17 @@ class Answers:
             for packet in await self._in_pool(_seal_zeros, body.size, at, count, replies):
                 await replies.send(packet)
 
+    async def _files(self, peer: PeerRef, body: Files, replies: Replies) -> None:
+        """Bundles, each made and sealed in one go on a thread; whatever is not there is in them."""
+        link_bytes = self._max_message_bytes - REPLY_HEADER_SIZE_BYTES - SEAL_SIZE_BYTES
+        made = bundles(self._directory, self._keys, peer, body, link_bytes)
+        try:
+            while packet := await self._in_pool(_seal_next, made, replies):
+                await replies.send(packet)
+        finally:
+            made.close()
+        self._log("files_sent", level="debug", peer=peer.alias, directory=body.groups[0][0])
+
     # ------------------------------------------------------------ small pieces
 
     async def _version(
@@ -299,6 +323,12 @@ def _version(source: SourceFile, found: StoredManifest, root: bytes) -> _Version
     if head.root != root:
         raise Stale
     return _Version(source, found, head.geometry)
+
+
+def _seal_next(made: Iterator[bytes], replies: Replies) -> Buffer | None:
+    """The next bundle, sealed; None after the last. Raises `StorageError`."""
+    body = next(made, None)
+    return None if body is None else replies.sealer.seal(ReplyKind.BUNDLE, body)
 
 
 def _seal_chunks(version: _Version, indices: list[int], replies: Replies) -> list[Any]:

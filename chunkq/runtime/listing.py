@@ -71,13 +71,21 @@ async def list_directory(
 
     Raises `NotFound`, `PeerSilent`, ...
     """
-    cursor: str | None = None
-    while True:
-        listing = await _ask(peer, share, path, cursor, patience_s)
+    async for listing in list_pages(peer, share, path, patience_s=patience_s):
         if listing.omitted and on_omitted is not None:
             on_omitted(listing.omitted)
         for entry in listing.entries:
             yield entry
+
+
+async def list_pages(
+    peer: PeerLink, share: str, path: str, *, patience_s: float
+) -> AsyncIterator[Listing]:
+    """A directory's listing, an answer at a time. Raises `NotFound`, `PeerSilent`, ..."""
+    cursor: str | None = None
+    while True:
+        listing = await _ask(peer, share, path, cursor, patience_s)
+        yield listing
         if listing.cursor is None or (cursor is not None and listing.cursor <= cursor):
             return
         cursor = listing.cursor

@@ -23,7 +23,7 @@ from chunkq.ports import (
 )
 from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import KEY_SIZE_BYTES
-from chunkq.protocol.messages import Chunks, Probe, Request
+from chunkq.protocol.messages import Chunks, Files, Probe, Request
 from chunkq.protocol.origin import Admitted, Gate
 from chunkq.protocol.priority import Priority
 from chunkq.protocol.seal import ReplySealer
@@ -146,7 +146,7 @@ class OriginWorker:
         try:
             if admitted.refusal is not None:
                 await replies.refuse(admitted.refusal)
-            elif isinstance(body, Chunks | Probe):
+            elif isinstance(body, Chunks | Files | Probe):
                 async with self._chunk_slots.taken(priority), self._slots.taken(priority):
                     await self._answers.act(peer, body, replies)
             else:

@@ -1,15 +1,18 @@
 """A directory's transfer: walk the origin's listing, fetch each file, go on past what fails.
 
-The walk runs ahead of the fetching by a bounded number of files. Directories get their modes and
-times last, deepest first, because writing into one changes its time.
+Several directories are walked at once, since each answer to a listing takes a round trip; the walk
+runs ahead of the fetching by a bounded number of files. Small files come in bundles, the others one
+by one. Directories get their modes and times last, deepest first, because writing into one changes
+its time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from chunkq.errors import (
     BrokerRefused,
@@ -20,32 +23,39 @@ from chunkq.errors import (
     Unreachable,
     UnsafeName,
 )
-from chunkq.protocol.limits import MAX_PATH_DEPTH
-from chunkq.protocol.messages import Entry
-from chunkq.protocol.names import check_name
-from chunkq.runtime.listing import list_directory
+from chunkq.ports import NewFile, Taken
+from chunkq.protocol.bundling_events import Small
+from chunkq.protocol.messages import Entry, Listing
+from chunkq.protocol.transfer_events import Waiting
+from chunkq.runtime.bundlefetch import BundleFetch, Placer
+from chunkq.runtime.listing import list_pages
 from chunkq.runtime.peer import PeerLink
 
 #: Files that the walk may be ahead of the fetching.
 QUEUE_FILES: Final = 256
+#: Directories walked at once: a listing is about 50 KiB, so a long round trip is filled as well.
+WALKERS: Final = 8
 #: Errors that concern the whole transfer, not one file of it.
 FATAL: Final = (Unreachable, BrokerRefused, IdentityError)
+
+_T = TypeVar("_T")
 
 
 class TreeDestination(Protocol):
     """The tree on this side. Calls block. All raise `UnsafeName`, `StorageError`."""
 
-    def make_dir(self, parts: tuple[str, ...]) -> None: ...
+    def take(
+        self, parent: tuple[str, ...], entries: Sequence[Entry], *, links: bool
+    ) -> list[Taken | StorageError]:
+        """Place the directories and links among entries of one directory, durably.
 
-    def claim(self, parts: tuple[str, ...]) -> None:
-        """Refuse a name that differs from a neighbour's only in case or Unicode form."""
+        Tells of each entry what it means here, or why it cannot be placed.
+        """
         ...
 
-    def has(self, parts: tuple[str, ...], entry: Entry) -> bool:
-        """Whether a file of that size and time is there already."""
+    def leave(self, parent: tuple[str, ...]) -> None:
+        """All entries of that directory were taken."""
         ...
-
-    def make_link(self, parts: tuple[str, ...], target: str) -> None: ...
 
     def set_meta(self, parts: tuple[str, ...], entry: Entry) -> None: ...
 
@@ -67,40 +77,60 @@ class TreeReport:
 FetchFile = Callable[[tuple[str, ...], Entry], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeOrder:
+    """What to fetch, and how. `staged`: whether a file's own transfer has begun and goes on."""
+
+    share: str
+    path: str
+    links: bool
+    concurrency: int
+    patience_s: float
+    staged: Callable[[tuple[str, ...]], bool]
+
+
 class TreeFetch:
-    """One directory from one peer. `fetch_file` gets one file to its place, or raises."""
+    """One directory from one peer. `fetch_file` gets one file to its place, or raises.
+
+    `placed` hears of files that came in bundles: on a thread, before they count, to record them;
+    `counted` then, with those that are new.
+    """
 
     def __init__(
         self,
         peer: PeerLink,
-        share: str,
-        path: str,
+        order: TreeOrder,
         destination: TreeDestination,
-        fetch_file: FetchFile,
+        placer: Placer,
+        pool: Executor,
         *,
-        links: bool,
-        concurrency: int,
-        patience_s: float,
+        fetch_file: FetchFile,
+        placed: Callable[[Sequence[NewFile]], None],
+        counted: Callable[[NewFile, bool], None],
     ) -> None:
         self._peer = peer
-        self._share = share
-        self._path = path
+        self._order = order
         self._destination = destination
+        self._pool = pool
         self._fetch_file = fetch_file
-        self._links = links
-        self._concurrency = concurrency
-        self._patience_s = patience_s
+        self._counted = counted
         self._files: asyncio.Queue[tuple[tuple[str, ...], Entry] | None] = asyncio.Queue(
             QUEUE_FILES
         )
         self._directories: list[tuple[tuple[str, ...], Entry]] = []
+        self.record_placed = placed
+        self._bundles = BundleFetch(peer, order.share, placer, self, patience_s=order.patience_s)
         self.report = TreeReport()
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """Why no small file comes, if none does."""
+        return self._bundles.waiting
 
     async def run(self) -> TreeReport:
         """Fetch everything that can be had. Raises only what concerns all of it."""
-        workers = [asyncio.ensure_future(self._work()) for _ in range(self._concurrency)]
-        walk = asyncio.ensure_future(self._walk_all())
-        tasks = [walk, *workers]
+        workers = [asyncio.ensure_future(self._work()) for _ in range(self._order.concurrency)]
+        tasks = [asyncio.ensure_future(self._feed()), *workers]
         try:
             await asyncio.gather(*tasks)
         except BaseException:
@@ -108,68 +138,110 @@ class TreeFetch:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
-        for parts, entry in sorted(self._directories, key=lambda pair: -len(pair[0])):
-            await self._attempt(parts, self._destination.set_meta, parts, entry)
+        await self._in_pool(self._finish_directories)
         return self.report
 
-    async def _walk_all(self) -> None:
-        pending: list[tuple[str, ...]] = [()]
-        while pending:
-            parts = pending.pop()
-            try:
-                pending += reversed(await self._walk(parts))
-            except NotFound as error:
-                if not parts:
-                    raise
-                self._fail(parts, error)
-        for _ in range(self._concurrency):
+    async def _feed(self) -> None:
+        """Walk and bundle; then there is nothing more for the workers."""
+        bundling = asyncio.ensure_future(self._bundles.run())
+        walking = asyncio.ensure_future(self._walk_all())
+        try:
+            await asyncio.wait((bundling, walking), return_when=asyncio.FIRST_EXCEPTION)
+            if walking.done():
+                walking.result()
+            await bundling
+        finally:
+            for task in (walking, bundling):
+                task.cancel()
+            await asyncio.gather(walking, bundling, return_exceptions=True)
+        for _ in range(self._order.concurrency):
             await self._files.put(None)
+
+    # ------------------------------------------------------------ walking
+
+    async def _walk_all(self) -> None:
+        """Depth first, several directories at once, so that few are known and not yet walked."""
+        pending: list[tuple[str, ...]] = [()]
+        walks: set[asyncio.Task[list[tuple[str, ...]]]] = set()
+        try:
+            while pending or walks:
+                while pending and len(walks) < WALKERS:
+                    walks.add(asyncio.ensure_future(self._walk(pending.pop())))
+                done, walks = await asyncio.wait(walks, return_when=asyncio.FIRST_COMPLETED)
+                for walk in done:
+                    pending += reversed(walk.result())
+        finally:
+            for walk in walks:
+                walk.cancel()
+            await asyncio.gather(*walks, return_exceptions=True)
+        self._bundles.end()
 
     async def _walk(self, parts: tuple[str, ...]) -> list[tuple[str, ...]]:
         """Take one directory's entries; returns its directories."""
-        path = "/".join(filter(None, (self._path, *parts)))
         below: list[tuple[str, ...]] = []
-        entries = list_directory(
-            self._peer,
-            self._share,
-            path,
-            patience_s=self._patience_s,
-            on_omitted=lambda count: self._omit(parts, count),
-        )
-        async for entry in entries:
-            child = (*parts, entry.name)
-            try:
-                check_name(entry.name)
-                if len(child) > MAX_PATH_DEPTH:
-                    raise UnsafeName(f"deeper than {MAX_PATH_DEPTH} directories")
-                if await self._take(child, entry):
-                    below.append(child)
-            except StorageError as error:
-                self._fail(child, error)
+        path = "/".join(filter(None, (self._order.path, *parts)))
+        pages = list_pages(self._peer, self._order.share, path, patience_s=self._order.patience_s)
+        try:
+            async for page in pages:
+                below += await self._take(parts, path, page)
+        except NotFound as error:
+            if not parts:
+                raise
+            self._fail(parts, error)
+        except StorageError as error:  # the directory itself went away, or is no directory
+            self._fail(parts, error)
+        self._destination.leave(parts)
         return below
 
-    async def _take(self, parts: tuple[str, ...], entry: Entry) -> bool:
-        """Place one entry; True if it is a directory to walk."""
-        if entry.type == "link" and not self._links:
-            self.report.links_left += 1
-            return False
-        await asyncio.to_thread(self._destination.claim, parts)
-        if entry.type == "dir":
-            await asyncio.to_thread(self._destination.make_dir, parts)
-            self._directories.append((parts, entry))
-            self.report.directories += 1
-            return True
-        if entry.type == "link":
-            await asyncio.to_thread(self._destination.make_link, parts, entry.target or "")
-            self.report.links += 1
-            return False
-        self.report.seen += 1
-        if await asyncio.to_thread(self._destination.has, parts, entry):
-            self.report.unchanged += 1
-        else:
+    async def _take(
+        self, parts: tuple[str, ...], path: str, page: Listing
+    ) -> list[tuple[str, ...]]:
+        """Place what is no file; hand the files on. Returns the directories."""
+        if page.omitted:
+            self._omit(parts, page.omitted)
+        taken = await self._in_pool(
+            lambda: self._destination.take(parts, page.entries, links=self._order.links)
+        )
+        below: list[tuple[str, ...]] = []
+        wanted: list[Entry] = []
+        report = self.report
+        for entry, what in zip(page.entries, taken, strict=True):
+            report.seen += what in {Taken.WANTED, Taken.UNCHANGED}
+            match what:
+                case Taken.WANTED:
+                    wanted.append(entry)
+                case Taken.UNCHANGED:
+                    report.unchanged += 1
+                case Taken.DIRECTORY:
+                    report.directories += 1
+                    child = (*parts, entry.name)
+                    below.append(child)
+                    self._directories.append((child, entry))
+                case Taken.LINK:
+                    report.links += 1
+                case Taken.LINK_LEFT:
+                    report.links_left += 1
+                case _:
+                    self._fail((*parts, entry.name), what)
+        await self._hand_on(parts, path, wanted)
+        return below
+
+    async def _hand_on(self, parts: tuple[str, ...], path: str, wanted: list[Entry]) -> None:
+        """Small files to the bundles, the others to the workers."""
+        small: list[Small] = []
+        large: list[tuple[tuple[str, ...], Entry]] = []
+        for entry in wanted:
             self.report.bytes_total += entry.size
-            await self._files.put((parts, entry))
-        return False
+            place = (*parts, entry.name)
+            if self._bundles.takes(entry.size) and not self._order.staged(place):
+                small.append(Small(path, place, entry.size))
+            else:
+                large.append((place, entry))
+        await self._bundles.offer(small)
+        for item in large:
+            await self._files.put(item)
+
+    # ------------------------------------------------------------ what comes of it
 
     async def _work(self) -> None:
         while (item := await self._files.get()) is not None:
@@ -182,13 +254,28 @@ class TreeFetch:
             except ChunkqError as error:
                 self._fail(parts, error)
 
-    async def _attempt(
-        self, parts: tuple[str, ...], work: Callable[..., None], *arguments: object
-    ) -> None:
-        try:
-            await asyncio.to_thread(work, *arguments)
-        except StorageError as error:
-            self._fail(parts, error)
+    def count_placed(self, files: Sequence[NewFile], new: Sequence[bool]) -> None:
+        """As `bundlefetch.Owner` says."""
+        self.report.files += len(files)
+        for file, is_new in zip(files, new, strict=True):
+            self._counted(file, is_new)
+
+    def fail(self, file: Small, error: ChunkqError) -> None:
+        """As `bundlefetch.Owner` says."""
+        self._fail(file.parts, error)
+
+    async def go_alone(self, files: Iterable[Small]) -> None:
+        """As `bundlefetch.Owner` says."""
+        for file in files:
+            entry = Entry(name=file.name, type="file", size=file.size_bytes)
+            await self._files.put((file.parts, entry))
+
+    def _finish_directories(self) -> None:
+        for parts, entry in sorted(self._directories, key=lambda pair: -len(pair[0])):
+            try:
+                self._destination.set_meta(parts, entry)
+            except StorageError as error:
+                self._fail(parts, error)
 
     def _omit(self, parts: tuple[str, ...], count: int) -> None:
         self._fail(
@@ -204,3 +291,6 @@ class TreeFetch:
         self._peer.requester.log(
             "file_failed", level="warning", path="/".join(parts), detail=error.message
         )
+
+    async def _in_pool(self, work: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)

@@ -38,6 +38,7 @@ class Destination:
         self.path = path
         self.own_name = own_name
         self._claimed: dict[tuple[str, ...], dict[str, str]] = {}
+        self._found: dict[tuple[str, ...], frozenset[str]] = {}
 
     @classmethod
     def for_file(cls, path: str | os.PathLike[str]) -> Self:
@@ -159,24 +160,26 @@ class Destination:
 
     # ------------------------------------------------------------ names that meet
 
-    def claim_name(self, parts: Sequence[str]) -> None:
-        """Take `parts` for one file of this run, directories included.
+    def claim_in(self, parent: tuple[str, ...], name: str) -> bool:
+        """Take a name of a directory for one file of this run; True if it is on the disk now.
 
-        Raises `UnsafeName` if another name that differs only in case or Unicode form was claimed
-        before, or stands on the disk.
+        Raises `UnsafeName`, also if another name that differs only in case or Unicode form was
+        claimed before, or stood on the disk when the first name there was claimed.
         """
-        checked = self._checked(parts)
-        for depth, name in enumerate(checked):
-            parent = checked[:depth]
-            if parent not in self._claimed:
-                self._claimed[parent] = self._names_on_disk(parent)
-            other = self._claimed[parent].setdefault(fold_key(name), name)
-            if other != name:
-                raise UnsafeName(
-                    f"{self.path_of(checked[: depth + 1])!a} and {other!a} differ only in case or"
-                    " Unicode form: some systems take them for one",
-                    hint="rename one of them at the origin, or move the one here away",
-                )
+        self._checked((name,))
+        names = self._claimed.get(parent)
+        if names is None:
+            names = self._claimed[parent] = self._names_on_disk(parent)
+            self._found[parent] = frozenset(names.values())
+        other = names.setdefault(fold_key(name), name)
+        if other != name:
+            raise _twins(self.path_of((*parent, name)), other)
+        return name in self._found[parent]
+
+    def release_names(self, parent: tuple[str, ...]) -> None:
+        """No more names of this directory will be claimed."""
+        self._claimed.pop(parent, None)
+        self._found.pop(parent, None)
 
     def _names_on_disk(self, parts: tuple[str, ...]) -> dict[str, str]:
         try:
@@ -192,6 +195,13 @@ class Destination:
             os.close(fd)
 
     # ------------------------------------------------------------ walking
+
+    def open_directory(self, parts: Sequence[str]) -> int:
+        """A new descriptor of the directory `parts`, the caller's to close.
+
+        Raises `UnsafeName`, and `DestinationUnusable` naming what is in the way.
+        """
+        return self._walk(self._checked(parts), create=False)
 
     @contextmanager
     def open_parent(self, parts: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -259,6 +269,14 @@ class Destination:
             return os.open(name, _DIRECTORY_FLAGS, dir_fd=fd)
         except OSError as error:
             raise _in_the_way(error, fd, name, path) from error
+
+
+def _twins(path: str, other: str) -> UnsafeName:
+    return UnsafeName(
+        f"{path!a} and {other!a} differ only in case or Unicode form:"
+        " some systems take them for one",
+        hint="rename one of them at the origin, or move the one here away",
+    )
 
 
 def _open_root(path: str) -> int:

@@ -1,10 +1,12 @@
-"""What stands at a path, without following it."""
+"""What stands at a path, without following it, and which version of it."""
 
 from __future__ import annotations
 
 import os
 import stat
 from enum import StrEnum
+
+from chunkq.ports import FileIdentity
 
 
 class Kind(StrEnum):
@@ -35,3 +37,13 @@ def lstat_at(directory_fd: int, name: str) -> os.stat_result | None:
 
 def is_regular(fd: int) -> bool:
     return stat.S_ISREG(os.fstat(fd).st_mode)
+
+
+def identity_of(status: os.stat_result) -> FileIdentity:
+    return FileIdentity(
+        device=status.st_dev,
+        inode=status.st_ino,
+        size_bytes=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
+    )

@@ -6,18 +6,19 @@ import errno
 import heapq
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, Literal
 
 from chunkq.errors import NotFound, UnsafeName
-from chunkq.ports import FileIdentity, ListingPage
+from chunkq.ports import FileIdentity, ListingPage, SmallFile
 from chunkq.protocol.limits import MAX_FILE_SIZE_BYTES, MAX_LISTING_ENTRIES
-from chunkq.protocol.messages import Entry
-from chunkq.protocol.names import STAGING_NAME, check_link_target, check_path
+from chunkq.protocol.messages import Entry, RefusalReason
+from chunkq.protocol.names import STAGING_NAME, check_link_target, check_name, check_path
 from chunkq.storage import descriptors
-from chunkq.storage.kinds import Kind, kind_of
+from chunkq.storage.kinds import Kind, identity_of, kind_of
 from chunkq.storage.mapping import storage_errors, translate
+from chunkq.storage.smallfiles import read_small
 
 #: What a peer may not tell from "not there".
 _ABSENT: Final = frozenset(
@@ -133,6 +134,52 @@ class DirectoryShare:
                 return _lstat(parent_fd, name)
         except NotFound:
             return None
+
+    # ------------------------------------------------------------ small files
+
+    def read_small(
+        self, directory: str, names: Sequence[str], largest_bytes: int
+    ) -> Iterator[SmallFile | RefusalReason]:
+        """As `ports.SmallFiles.read_small` says. Raises `StorageError` if the share is gone."""
+        with self._root() as (root_fd, only):
+            if self._follow_links or only is not None:
+                for name in names:
+                    yield self._read_apart(directory, name, largest_bytes)
+                return
+            try:
+                with _hiding():
+                    fd = self._descend(root_fd, self._parts(directory))
+            except NotFound:
+                for _ in names:
+                    yield RefusalReason.NOT_FOUND
+                return
+            try:
+                for name in names:
+                    if self._is_visible(name):
+                        yield read_small(fd, name, largest_bytes)
+                    else:
+                        yield RefusalReason.NOT_FOUND
+            finally:
+                os.close(fd)
+
+    def _read_apart(
+        self, directory: str, name: str, largest_bytes: int
+    ) -> SmallFile | RefusalReason:
+        try:
+            if not self._is_visible(name):
+                return RefusalReason.NOT_FOUND
+            parts = (*self._parts(directory), name)
+            with _hiding(), self._parent(parts) as (parent_fd, real):
+                return read_small(parent_fd, real, largest_bytes)
+        except NotFound:
+            return RefusalReason.NOT_FOUND
+
+    def _is_visible(self, name: str) -> bool:
+        try:
+            self._check_visible((check_name(name),))
+        except (UnsafeName, NotFound):
+            return False
+        return True
 
     # ------------------------------------------------------------ one directory
 
@@ -306,16 +353,6 @@ class DirectoryShare:
                 return _lstat(fd, real[-1])
             finally:
                 os.close(fd)
-
-
-def identity_of(status: os.stat_result) -> FileIdentity:
-    return FileIdentity(
-        device=status.st_dev,
-        inode=status.st_ino,
-        size_bytes=status.st_size,
-        mtime_ns=status.st_mtime_ns,
-        ctime_ns=status.st_ctime_ns,
-    )
 
 
 def _shown_target(parts: tuple[str, ...], target: str) -> str:

@@ -206,3 +206,19 @@ class Staging:
             with suppress(PermissionError):  # FAT and the like have no permissions to set
                 os.fchmod(fd, 0o700)
         return fd
+
+
+def begun(destination: Destination) -> frozenset[str]:
+    """The ids of transfers that have staging there, of this process or another."""
+    try:
+        fd = os.open(STAGING_NAME, _DIRECTORY_FLAGS, dir_fd=destination.directory_fd)
+    except OSError:
+        return frozenset()
+    try:
+        with storage_errors("readdir", os.path.join(destination.path, STAGING_NAME)):
+            names = os.listdir(fd)
+    finally:
+        os.close(fd)
+    return frozenset(
+        name.removesuffix(STATE_SUFFIX) for name in names if name.endswith(STATE_SUFFIX)
+    )

@@ -35,6 +35,12 @@ HOSTILE = [
 ]
 
 
+def claim(tree: Destination, parts: tuple[str, ...]) -> None:
+    """Take a path as a walk does: each directory, then what is in it."""
+    for depth, name in enumerate(parts):
+        tree.claim_in(parts[:depth], name)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
@@ -120,7 +126,7 @@ def test_hostile_names_are_refused_everywhere(tree: Destination, tmp_path: Path,
         with pytest.raises(UnsafeName):
             tree.exists(parts)
         with pytest.raises(UnsafeName):
-            tree.claim_name(parts)
+            claim(tree, parts)
         with pytest.raises(UnsafeName):
             tree.set_meta(parts, 0o600, 0, is_dir=False)
         with pytest.raises(UnsafeName):
@@ -143,14 +149,14 @@ def test_a_path_deeper_than_the_limit_is_refused(tree: Destination) -> None:
 )
 def test_a_a_and_nfc_nfd_pairs_are_refused(tree: Destination, first: str, second: str) -> None:
     """In one run, as files and as directories; another directory is another matter."""
-    tree.claim_name((first, "x"))
-    tree.claim_name((first, "y"))
-    tree.claim_name(("other", second))
+    claim(tree, (first, "x"))
+    claim(tree, (first, "y"))
+    claim(tree, ("other", second))
 
     with pytest.raises(UnsafeName, match="case or Unicode"):
-        tree.claim_name((second,))
+        claim(tree, (second,))
     with pytest.raises(UnsafeName, match="case or Unicode"):
-        tree.claim_name((second, "z"))
+        claim(tree, (second, "z"))
 
 
 def test_pairs_with_what_is_on_the_disk_are_refused(tree: Destination, root: Path) -> None:
@@ -159,10 +165,10 @@ def test_pairs_with_what_is_on_the_disk_are_refused(tree: Destination, root: Pat
     (root / "d" / "README").touch()
 
     with pytest.raises(UnsafeName):
-        tree.claim_name(("d", "Readme"))
-    tree.claim_name(("d", "README"))
+        claim(tree, ("d", "Readme"))
+    claim(tree, ("d", "README"))
     with pytest.raises(UnsafeName):
-        tree.claim_name(("D", "other"))
+        claim(tree, ("D", "other"))
 
 
 # ---------------------------------------------------------------- directories
@@ -333,7 +339,7 @@ def test_no_descriptor_is_left_behind(tree: Destination, root: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         tree.make_dirs(("a", "b", "c"))
-        tree.claim_name(("a", "b"))
+        claim(tree, ("a", "b"))
         with pytest.raises(DestinationUnusable):
             tree.make_dirs(("a", "b", "..c", "d", "e") and ("file", "x", "y"))
 
