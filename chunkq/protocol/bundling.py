@@ -197,6 +197,9 @@ class Bundling:
         if ask is None:
             return []
         ask.opening -= 1
+        ask.at_s = now
+        if not ask.late:
+            self._backoff = 1
         place = [index for index in event.good if self._claim(ask, index, _PLACING)]
         ask.placing += len(place)
         effects: list[ev.Effect] = [ev.Place(event.token, tuple(place))] if place else []
@@ -263,17 +266,20 @@ class Bundling:
     # ------------------------------------------------------------ going on
 
     def _advance(self, now: float) -> list[ev.Effect]:
-        self._give_up_overdue(now)
-        self._patience.expect(now, any(map(self._is_awaited, self._asks.values())))
-        self._patience.check(now)
         if not self._where:
             self._patience.satisfied()
             if self._walk_ended:
                 self._end()
                 return [ev.Finish(None)]
+        if not self._where or self._patience.full:
+            return []
+        self._give_up_overdue(now)
+        self._patience.check(now)
         effects: list[ev.Effect] = []
         while self._may_ask(now):
             effects.append(self._ask(now))
+        awaited = any(map(self._is_awaited, self._asks.values()))
+        self._patience.expect(now, awaited or not self._patience.may_ask(now))
         return effects
 
     def _may_ask(self, now: float) -> bool:
@@ -281,7 +287,7 @@ class Bundling:
             return False
         enough = self._queued_bytes >= self._bundle_bytes or self.queued >= MAX_FILES_PER_REQUEST
         idle = len(self._asks) < BUSY_ASKS
-        return not self._patience.full and (enough or idle or self._walk_ended)
+        return enough or idle or self._walk_ended
 
     def _ask(self, now: float) -> ev.Ask:
         files: list[Small] = []
@@ -319,7 +325,7 @@ class Bundling:
         if late:
             self._backoff = min(self._backoff * 2, MAX_BACKOFF)
             self._set_bundle_bytes(self._bundle_bytes // 2)
-            self._patience.timed_out(now, timeout)
+            self._patience.timed_out(now, self._window.rto_s)
 
     def _give_up(self, ask: _Ask) -> None:
         """What has not come of it is asked for again; a late answer is taken all the same."""
@@ -343,9 +349,9 @@ class Bundling:
         self._old.pop(ask.token, None)
         if self._asks.pop(ask.token, None) is None:
             return
-        self._backoff = 1
+        quick = now - ask.sent.at_s <= (self._window.rtt_min_s or 0.0) + QUICK_S
         self._window.arrived(ask.sent, now)
-        if ask.full and now - ask.sent.at_s <= (self._window.rtt_min_s or 0.0) + QUICK_S:
+        if ask.full and quick:
             self._set_bundle_bytes(2 * self._bundle_bytes)
 
     def _on_placed(self, token: int, number: int, now: float) -> None:

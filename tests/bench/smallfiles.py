@@ -146,6 +146,8 @@ def run(settings: Settings) -> Report:
     fsync = ratio(seconds, "chunkq", "rsync --fsync")
     report.figure("ratio_rsync_fsync", "chunkq ÷ rsync -a --fsync", fsync)
     report.figure("ratio_rsync", "chunkq ÷ rsync -a", ratio(seconds, "chunkq", "rsync"))
-    report.figure("requester_rss_mib", "largest resident size, requester", runs.requester_mib, " MiB")
+    report.figure(
+        "requester_rss_mib", "largest resident size, requester", runs.requester_mib, " MiB"
+    )
     report.figure("origin_rss_mib", "largest resident size, origin", worker.peak_mib, " MiB")
     return report

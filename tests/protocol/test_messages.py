@@ -24,6 +24,7 @@ from chunkq.protocol.messages import (
     Body,
     Chunks,
     Entry,
+    Files,
     List,
     Listing,
     ManifestReply,
@@ -44,6 +45,7 @@ EXAMPLES: list[Body] = [
     List(instance="i1", share="s", path="dir"),
     List(instance="i1", share="s", path="dir", cursor="last", zstd=True),
     Receipt(**ASKED),
+    Files(instance="i1", share="s", groups=[("", ["a"]), ("d/e", ["b", "c"])], largest=4096),
     ManifestReply(head=b"head", signature=b"s" * 64, mode=0o644, mtime_ns=-1),
     Listing(entries=[]),
     Listing(
@@ -181,3 +183,22 @@ def test_bad_fields_are_malformed(model: type[Body], fields: dict[str, object]) 
     """A field outside its bounds, of another type, or unknown is refused."""
     with pytest.raises(Malformed):
         cbor.decode(model, cbor2.dumps(fields, canonical=True))
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [],
+        [("d", [])],
+        [("d", ["n"] * 1025)],
+        [("d", ["n"] * 1024), ("e", ["n"])],
+        [("d", ["n" * 256])],
+        [("d" * 4097, ["n"])],
+        [("d", "n")],
+        [("d", ["n"], "x")],
+    ],
+)
+def test_files_that_are_none_or_too_many(groups: list[Any]) -> None:
+    """No group, no name, 1025 names in all, a name or path too long, another shape."""
+    with pytest.raises(ValidationError):
+        Files(instance="i", share="s", groups=groups, largest=4096)

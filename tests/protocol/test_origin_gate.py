@@ -26,6 +26,7 @@ from chunkq.protocol.limits import MAX_CLOCK_SKEW_MS, MAX_LIFETIME_MS, MAX_REQUE
 from chunkq.protocol.messages import (
     Body,
     Chunks,
+    Files,
     List,
     Open,
     Pages,
@@ -69,6 +70,7 @@ BODIES = {
     RequestKind.LIST: List(instance="i", share="s", path="p", cursor="c"),
     RequestKind.RECEIPT: Receipt(instance="i", share="s", path="p", root=ROOT),
     RequestKind.PROBE: Probe(instance="i", size=1, count=64),
+    RequestKind.FILES: Files(instance="i", share="s", groups=[("d", ["a", "b"])], largest=4096),
 }
 
 
