@@ -370,7 +370,7 @@ def test_a_sync_that_fails_again_and_again() -> None:
 
 def test_old_requests_are_forgotten() -> None:
     """Their number is bounded, and an answer to a forgotten one has no effect."""
-    run = Run()
+    run = Run(patience_s=6000.0)
     (first,) = run.offer(some(1))
     token = first.token
     while token <= MAX_OLD_ASKS + 1:
@@ -380,6 +380,7 @@ def test_old_requests_are_forgotten() -> None:
         token = max([token, *(ask.token for ask in asks(run.wake()))])
 
     assert () == run.machine.files_of(first.token)
+    assert not run.machine.finished
     assert [] == run(ev.Opened(first.token, (0,), (), ()))
 
 
