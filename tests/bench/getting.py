@@ -12,12 +12,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tests.bench.measure import timed
 from tests.e2e.processes import Pair, Process, Site, random_file, same, wait_until
+
+
+#: The program of a requester that runs.
+REQUESTER = "tests.bench.requester"
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Getting:
     target: Path
     running: Process
     requester_mib: float = 0.0
+    others: list[Process] = field(default_factory=list)
 
     @classmethod
     @contextmanager
@@ -51,10 +56,12 @@ class Getting:
             wait_until(lambda: any(event.get("event") == "serving" for event in worker.events))
             worker.watch_memory()
             running = start_requester(pair.alice, "bob")
+            getting = cls(pair, worker, source, pair.inbox / "file", running)
             try:
-                yield cls(pair, worker, source, pair.inbox / "file", running)
+                yield getting
             finally:
-                running.popen.communicate(timeout=60)  # its input ends, and so does it
+                for each in (running, *getting.others):
+                    each.popen.communicate(timeout=60)  # its input ends, and so does it
         finally:
             pair.end()
 
@@ -68,15 +75,21 @@ class Getting:
         os.utime(self.source)
         return self.running_known()
 
-    def running_known(self) -> float:
+    def another(self, module: str) -> Process:
+        """A second requester that runs, of another program."""
+        other = start_requester(self.pair.alice, "bob", module)
+        self.others.append(other)
+        return other
+
+    def running_known(self, requester: Process | None = None) -> float:
         """As `known`, from a requester that runs."""
-        taken: float = self.fetch()["seconds"]
+        taken: float = self.fetch(requester)["seconds"]
         self._check()
         return taken
 
-    def fetch(self) -> dict[str, Any]:
-        """Let the requester that runs fetch it; what that took, in `seconds` and `cpu_s`."""
-        return ask_requester(self.running, "bob:files/file", self.target)
+    def fetch(self, requester: Process | None = None) -> dict[str, Any]:
+        """Let a requester that runs fetch it; what that took, in `seconds` and `cpu_s`."""
+        return ask_requester(requester or self.running, "bob:files/file", self.target)
 
     def known(self) -> float:
         """Get it; the origin has its manifest if it was got before."""
@@ -101,10 +114,10 @@ class Getting:
         self.requester_mib = max(self.requester_mib, process.peak_mib)
 
 
-def start_requester(site: Site, peer: str, **environ: str) -> Process:
+def start_requester(site: Site, peer: str, module: str = REQUESTER, **environ: str) -> Process:
     """A requester of this site that runs, with its link to a peer open."""
     log = site.root / f"requester-{len(site.processes)}.log"
-    program = [sys.executable, "-m", "tests.bench.requester"]
+    program = [sys.executable, "-m", module]
     with log.open("wb") as stderr:
         popen = subprocess.Popen(
             [*program, str(site.root / "config"), str(site.state), peer],

@@ -33,7 +33,7 @@ class Pool:
             for number in range(requesters):
                 random_file(self.pair.files / _name(requesters, number), size_bytes // requesters)
         with self.serving(1):
-            self.requesters = [start_requester(self.pair) for _ in range(max(COUNTS))]
+            self.requesters = [start_requester(self.pair.alice, "bob") for _ in range(max(COUNTS))]
             for requesters in COUNTS:
                 self._move(requesters)
                 self._check(requesters)

@@ -103,7 +103,9 @@ def transfer(
     chunk_size_bytes: int = DEFAULT_CHUNK_SIZE_BYTES,
 ) -> Seen:
     """Fetch a file of that size over such a link; or see how far it gets in `at_most_s`."""
-    return run(lambda clock: _transfer(clock, shape, size_bytes, window, at_most_s, chunk_size_bytes))
+    return run(
+        lambda clock: _transfer(clock, shape, size_bytes, window, at_most_s, chunk_size_bytes)
+    )
 
 
 async def _transfer(
