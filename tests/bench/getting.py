@@ -19,7 +19,6 @@ from typing import Any
 from tests.bench.measure import timed
 from tests.e2e.processes import Pair, Process, Site, random_file, same, wait_until
 
-
 #: The program of a requester that runs.
 REQUESTER = "tests.bench.requester"
 
