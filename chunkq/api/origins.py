@@ -73,6 +73,10 @@ class Origins:
         states = [link.requester.transport.health for link, _ in self._reached]
         return states[0] if states and not any(state.ok for state in states) else None
 
+    def brought(self, alias: str, size_bytes: int) -> None:
+        """New bytes of files that came in a bundle."""
+        self._came[alias] += size_bytes
+
     def ended(self, last: FetchProgress | None) -> None:
         """A file has ended, well or not."""
         if last is not None:

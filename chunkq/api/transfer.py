@@ -191,6 +191,7 @@ class Transfer:
                 links=self._wanted.links,
                 concurrency=self._fetcher.settings.requester.concurrency,
                 patience_s=self._wanted.patience_s,
+                priority=self._wanted.priority,
                 staged=staged,
             )
             self._tree = TreeFetch(
@@ -251,8 +252,11 @@ class Transfer:
         )
 
     def _count(self, file: NewFile, is_new: bool) -> None:
-        self._done_bytes += len(file.content)
-        self._new_bytes += len(file.content) if is_new else 0
+        size = len(file.content)
+        self._done_bytes += size
+        if is_new:
+            self._new_bytes += size
+            self._origins.brought(self.source.peer, size)
 
     async def _fetch_one(
         self, places: list[Place], destination: Destination, parts: tuple[str, ...], path: str

@@ -6,7 +6,7 @@
     settled   placed, failed, or sent to be got alone; forgotten
 
     QUEUED  -> ASKED     the window has room, and there is a request's worth or little under way
-    ASKED   -> PLACING   a bundle with it, be it the answer to an earlier request
+    ASKED   -> PLACING   a bundle with it, be it the late answer to a request that was given up
     ASKED   -> QUEUED    silence, a refusal that passes; once each: `busy`, spoiled
     PLACING -> QUEUED    no room, a sync that failed
 
@@ -74,7 +74,6 @@ class _Ask:
     missing: set[int] = field(default_factory=set)
     placing: int = 0
     opening: int = 0
-    late: bool = False
 
 
 class Bundling:
@@ -102,6 +101,7 @@ class Bundling:
         self._strikes: Counter[Small] = Counter()
         self._backoff = 1
         self._walk_ended = False
+        self._full: Waiting | None = None
         self._now = now
 
     # ------------------------------------------------------------ what the driver asks
@@ -114,7 +114,7 @@ class Bundling:
     @property
     def waiting(self) -> Waiting | None:
         """Why nothing moves, if nothing does."""
-        return self._patience.waiting
+        return self._full or self._patience.waiting
 
     def files_of(self, token: int) -> tuple[Small, ...]:
         """What a request asked for; empty if that is forgotten."""
@@ -124,11 +124,13 @@ class Bundling:
     @property
     def next_wake_s(self) -> float | None:
         """When to send the next `Tick`, at the latest; None: only an event helps."""
-        if self.finished or self._patience.full:
+        if self.finished or self._full is not None:
             return None
         times = self._patience.wakes_s(self._now)
         timeout = self._timeout_s
-        times += [ask.at_s + timeout for ask in self._asks.values() if self._is_awaited(ask)]
+        times += [
+            self._deadline_s(ask, timeout) for ask in self._asks.values() if self._is_awaited(ask)
+        ]
         return min(times, default=None)
 
     # ------------------------------------------------------------ events
@@ -138,13 +140,8 @@ class Bundling:
         if self.finished:
             return []
         self._now = now
-        try:
-            effects = self._take(event, now)
-            effects += self._advance(now)
-        except ChunkqError as error:
-            self._end()
-            return [ev.Finish(error)]
-        return effects
+        effects = self._take(event, now)
+        return effects + self._advance(now)
 
     def _take(self, event: ev.Event, now: float) -> list[ev.Effect]:
         match event:
@@ -180,9 +177,10 @@ class Bundling:
             case ev.WalkEnded():
                 self._walk_ended = True
             case ev.SpaceGone(detail):
-                self._patience.disk_full(detail)
+                self._full = Waiting("disk_full", detail)
             case ev.SpaceBack():
-                self._patience.disk_free(now)
+                self._full = None
+                self._patience.renew(now)
             case _:
                 pass
 
@@ -198,8 +196,7 @@ class Bundling:
             return []
         ask.opening -= 1
         ask.at_s = now
-        if not ask.late:
-            self._backoff = 1
+        self._backoff = 1
         place = [index for index in event.good if self._claim(ask, index, _PLACING)]
         ask.placing += len(place)
         effects: list[ev.Effect] = [ev.Place(event.token, tuple(place))] if place else []
@@ -271,10 +268,12 @@ class Bundling:
             if self._walk_ended:
                 self._end()
                 return [ev.Finish(None)]
-        if not self._where or self._patience.full:
+        if not self._where or self._full is not None:
             return []
         self._give_up_overdue(now)
-        self._patience.check(now)
+        if (error := self._patience.exhausted(now)) is not None:
+            self._end()
+            return [ev.Finish(error)]
         effects: list[ev.Effect] = []
         while self._may_ask(now):
             effects.append(self._ask(now))
@@ -318,10 +317,11 @@ class Bundling:
         late = [
             ask
             for ask in self._asks.values()
-            if self._is_awaited(ask) and ask.at_s + timeout <= now
+            if self._is_awaited(ask) and self._deadline_s(ask, timeout) <= now
         ]
         for ask in late:
             self._give_up(ask)
+            self._window.timed_out(ask.sent)
         if late:
             self._backoff = min(self._backoff * 2, MAX_BACKOFF)
             self._set_bundle_bytes(self._bundle_bytes // 2)
@@ -337,7 +337,6 @@ class Bundling:
         if self._asks.pop(ask.token, None) is None:
             return
         self._window.lost(1)
-        ask.late = True
         self._old[ask.token] = ask
         while len(self._old) > MAX_OLD_ASKS:
             self._old.popitem(last=False)
@@ -346,7 +345,8 @@ class Bundling:
         """All of it has come and is placed: it leaves the window."""
         if ask.missing or ask.placing:
             return
-        self._old.pop(ask.token, None)
+        if self._old.pop(ask.token, None) is not None:
+            self._window.came_late(ask.sent, now)
         if self._asks.pop(ask.token, None) is None:
             return
         quick = now - ask.sent.at_s <= (self._window.rtt_min_s or 0.0) + QUICK_S
@@ -419,6 +419,10 @@ class Bundling:
     def _set_bundle_bytes(self, size_bytes: int) -> None:
         self._bundle_bytes = min(max(size_bytes, LEAST_BUNDLE_BYTES), self._largest_bytes)
         self._window.max_chunks = MAX_WINDOW_BYTES // self._bundle_bytes
+
+    def _deadline_s(self, ask: _Ask, timeout_s: float) -> float:
+        """When to give it up: a part of the answer gives the rest its full time again."""
+        return max(self._window.deadline_s(ask.sent, timeout_s), ask.at_s + timeout_s)
 
     @property
     def _timeout_s(self) -> float:

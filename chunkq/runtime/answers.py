@@ -264,9 +264,12 @@ class Answers:
         """Bundles, each made and sealed in one go on a thread; whatever is not there is in them."""
         link_bytes = self._max_message_bytes - REPLY_HEADER_SIZE_BYTES - SEAL_SIZE_BYTES
         made = bundles(self._directory, self._keys, peer, body, link_bytes)
+        if self._packing is not None and body.zstd:
+            replies.packer = self._packing.packer(peer.alias, body.share, replies.request_id.epoch)
         try:
             while packet := await self._in_pool(_seal_next, made, replies):
                 await replies.send(packet)
+                replies.sent([packet])
         finally:
             made.close()
         self._log("files_sent", level="debug", peer=peer.alias, directory=body.groups[0][0])
@@ -328,7 +331,7 @@ def _version(source: SourceFile, found: StoredManifest, root: bytes) -> _Version
 def _seal_next(made: Iterator[bytes], replies: Replies) -> Buffer | None:
     """The next bundle, sealed; None after the last. Raises `StorageError`."""
     body = next(made, None)
-    return None if body is None else replies.sealer.seal(ReplyKind.BUNDLE, body)
+    return None if body is None else replies.seal(ReplyKind.BUNDLE, body)
 
 
 def _seal_chunks(version: _Version, indices: list[int], replies: Replies) -> list[Any]:

@@ -42,6 +42,7 @@ from chunkq.protocol.packet import (
     ReplyKind,
     RequestKind,
 )
+from chunkq.protocol.priority import PriorityWord
 from chunkq.protocol.transfer_events import Waiting
 from chunkq.protocol.window import Window
 from chunkq.runtime.asking import waiting_for
@@ -95,13 +96,21 @@ class BundleFetch:
     """The small files of one tree. `offer` them, say `end`; `run` ends when all are settled."""
 
     def __init__(
-        self, peer: PeerLink, share: str, placer: Placer, owner: Owner, *, patience_s: float
+        self,
+        peer: PeerLink,
+        share: str,
+        placer: Placer,
+        owner: Owner,
+        *,
+        patience_s: float,
+        priority: PriorityWord,
     ) -> None:
         requester = peer.requester
         self._peer = peer
         self._share = share
         self._placer = placer
         self._owner = owner
+        self._priority = priority
         self._log = requester.log
         self._clock = requester.clock
         self._loop = asyncio.get_running_loop()
@@ -217,6 +226,7 @@ class BundleFetch:
         requester = self._peer.requester
         body = Files(
             instance=requester.instance,
+            priority=self._priority,
             share=self._share,
             groups=groups_of(effect.files),
             largest=self._largest_bytes,

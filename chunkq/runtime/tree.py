@@ -26,6 +26,7 @@ from chunkq.errors import (
 from chunkq.ports import NewFile, Taken
 from chunkq.protocol.bundling_events import Small
 from chunkq.protocol.messages import Entry, Listing
+from chunkq.protocol.priority import PriorityWord
 from chunkq.protocol.transfer_events import Waiting
 from chunkq.runtime.bundlefetch import BundleFetch, Placer
 from chunkq.runtime.listing import list_pages
@@ -86,6 +87,7 @@ class TreeOrder:
     links: bool
     concurrency: int
     patience_s: float
+    priority: PriorityWord
     staged: Callable[[tuple[str, ...]], bool]
 
 
@@ -119,7 +121,9 @@ class TreeFetch:
         )
         self._directories: list[tuple[tuple[str, ...], Entry]] = []
         self.record_placed = placed
-        self._bundles = BundleFetch(peer, order.share, placer, self, patience_s=order.patience_s)
+        self._bundles = BundleFetch(
+            peer, order.share, placer, self, patience_s=order.patience_s, priority=order.priority
+        )
         self.report = TreeReport()
 
     @property
