@@ -61,6 +61,10 @@ class Lanes(Generic[_T]):
             return self.first
         return next(each for each in reversed(Priority) if self._lanes[each])
 
+    def peek(self, priority: Priority) -> _T:
+        """What has waited longest in this class. Raises `IndexError` if nothing does."""
+        return self._lanes[priority][0]
+
     def pop(self, priority: Priority) -> _T:
         """Take what has waited longest in this class. Raises `IndexError` if nothing does."""
         item = self._lanes[priority].popleft()

@@ -16,6 +16,7 @@ from chunkq.compose import SystemClock, make_transport
 from chunkq.errors import Nacked, TransportError
 from chunkq.ports import Mailbox
 from chunkq.protocol.limits import KIB, MIB
+from chunkq.protocol.priority import Priority
 from chunkq.settings import Link
 from chunkq.transport.limited import LimitedTransport
 from chunkq.transport.rabbitmq import RabbitMQOptions, frame_max_for
@@ -307,3 +308,15 @@ async def test_a_links_rate_limits_its_frames(sites: Sites) -> None:
         assert 32 * KIB == wire.params.frame_max
     finally:
         await transport.close()
+
+
+async def test_a_class_overtakes_what_waits_for_the_broker(sites: Sites) -> None:
+    """While one packet is unconfirmed the others wait here: control first, bulk last."""
+    alice, bob = await sites.open("alice", unconfirmed_bytes=1), await sites.open("bob")
+    consumer = await bob.consume(REPLIES, prefetch=10)
+    classes = [Priority.BULK, *Priority, Priority.BULK]
+    await asyncio.gather(
+        *(alice.publish(REPLIES, each.name.encode(), priority=each) for each in classes)
+    )
+    names = [delivery.body.decode() for delivery in await take(consumer, len(classes))]
+    assert ["BULK", "CONTROL", "URGENT", "NORMAL", "BULK", "BULK"] == names

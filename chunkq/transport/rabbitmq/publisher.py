@@ -1,11 +1,10 @@
-"""Handing packets to the broker: confirmed, bounded in bytes, first come first served."""
+"""Handing packets to the broker: confirmed, bounded in bytes, by class and then by arrival."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
 import math
-from collections import deque
 from typing import Final
 
 from pika import spec
@@ -20,6 +19,7 @@ from chunkq.errors import (
     Unroutable,
 )
 from chunkq.ports import Buffer, Mailbox
+from chunkq.protocol.priority import Lanes, Priority
 from chunkq.transport.rabbitmq.channel import Channel
 from chunkq.transport.rabbitmq.refusals import ACCESS_REFUSED, refusal, too_large
 from chunkq.transport.rabbitmq.session import Session, keep, supervise
@@ -78,7 +78,7 @@ class Publisher:
         self._session = session
         self._options = session.options
         self._channel: Channel | None = None
-        self._queue: deque[_Packet] = deque()
+        self._queue: Lanes[_Packet] = Lanes()
         self._unconfirmed: dict[int, _Packet] = {}
         self._unconfirmed_bytes = 0
         self._sequence = 0
@@ -96,7 +96,9 @@ class Publisher:
             asyncio.create_task(supervise(self._watch_confirms(), self._fail)),
         ]
 
-    async def publish(self, to: Mailbox, body: Buffer, lifetime_s: float | None) -> None:
+    async def publish(
+        self, to: Mailbox, body: Buffer, lifetime_s: float | None, priority: Priority
+    ) -> None:
         """As `Transport.publish` says."""
         view = memoryview(body).cast("B")
         most = self._options.max_message_bytes
@@ -108,7 +110,7 @@ class Publisher:
         if self._failure is not None:
             raise copy.copy(self._failure)
         packet = _Packet(to, self._options.site, view, lifetime_s)
-        self._queue.append(packet)
+        self._queue.add(priority, packet)
         self.pump()
         try:
             await packet.outcome
@@ -120,8 +122,10 @@ class Publisher:
         """Send what may be sent now: called whenever one of the conditions changes."""
         queue = self._queue
         while queue:
-            if queue[0].outcome.done():
-                queue.popleft()
+            turn = queue.turn
+            packet = queue.peek(turn)
+            if packet.outcome.done():
+                queue.pop(turn)
                 continue
             wire = self._session.current
             channel = self._channel
@@ -129,10 +133,10 @@ class Publisher:
                 return
             if channel is None or not channel.is_open:
                 return
-            full = self._unconfirmed_bytes + queue[0].cost > self._options.unconfirmed_bytes
+            full = self._unconfirmed_bytes + packet.cost > self._options.unconfirmed_bytes
             if full and self._unconfirmed:
                 return
-            self._send(wire, channel, queue.popleft())
+            self._send(wire, channel, queue.pop(turn))
 
     async def close(self) -> None:
         """Wait a bounded time for pending confirms; what was not yet sent fails at once."""
@@ -248,7 +252,7 @@ class Publisher:
         if self._failure is None:
             self._failure = failure
         while self._queue:
-            self._queue.popleft().fail(copy.copy(failure))
+            self._queue.pop(self._queue.first).fail(copy.copy(failure))
 
     def _give_up(self, closed: ChunkqError) -> None:
         for packet in self._forget_unconfirmed():

@@ -77,10 +77,10 @@ class RabbitMQTransport:
         body: Buffer,
         *,
         lifetime_s: float | None = None,
-        priority: Priority = Priority.NORMAL,  # noqa: ARG002 - first come, first served
+        priority: Priority = Priority.NORMAL,
     ) -> None:
         """As `Transport.publish` says. `body` must not change before it returns."""
-        await self._publisher.publish(to, body, lifetime_s)
+        await self._publisher.publish(to, body, lifetime_s, priority)
 
     async def consume(self, mailbox: Mailbox, *, prefetch: int) -> RabbitMQConsumer:
         """As `Transport.consume` says. Raises `BrokerRefused`."""
