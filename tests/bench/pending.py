@@ -4,8 +4,8 @@
 
 Takes a line, does it, answers with a line of JSON: `wait` begins COUNT transfers of
 `silent:files/N` and tells what they cost until each has said that it waits; `idle S` what S seconds
-of waiting cost; `live` how long a file of another peer takes meanwhile; `finish` what all cost until
-they are published.
+of waiting cost; `live` how long a file of another peer takes meanwhile; `finish` what all cost
+until they are published.
 """
 
 from __future__ import annotations
