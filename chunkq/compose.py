@@ -44,6 +44,7 @@ from chunkq.storage.statefile import StateHeader
 from chunkq.storage.transferid import transfer_id
 from chunkq.telemetry.logs import write as write_log
 from chunkq.telemetry.malloc import keep_buffers
+from chunkq.telemetry.openfiles import allow_open_files
 from chunkq.transport.limited import ByteRate, LimitedTransport
 
 #: Threads of a process: hashing, sealing, writing. Two cores are fed by twice as many.
@@ -379,6 +380,7 @@ def load_identity(settings: Settings) -> SiteKeys:
 def prepare_process() -> None:
     """What every process that moves data does first."""
     keep_buffers()
+    allow_open_files()
 
 
 def make_own_spool(settings: Settings) -> None:

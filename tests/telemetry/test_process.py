@@ -113,3 +113,25 @@ def test_malloc_keeps_buffers() -> None:
     }
 
     assert faults["kept"] * 10 < faults["default"]
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [
+        pytest.param(64, 2048, 2048, id="as-far-as-allowed"),
+        pytest.param(64, 20_000, 16_384, id="and-no-further-than-needed"),
+        pytest.param(18_000, 20_000, 18_000, id="more-stays"),
+        pytest.param(64, 64, 64, id="nothing-to-raise"),
+    ],
+)
+def test_room_for_a_thousand_transfers(soft: int, hard: int, expected: int) -> None:
+    """The limit on open files is raised, so that no shell's default ends transfers."""
+    program = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
+from chunkq.compose import prepare_process
+prepare_process()
+print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert f"{expected} {hard}" == done.stdout.strip(), done.stderr
