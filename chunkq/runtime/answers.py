@@ -204,10 +204,7 @@ class Answers:
             indices = list(from_ranges(body.runs))
             if indices[-1] >= version.geometry.chunk_count:
                 raise Stale
-            if self._packing is not None and body.zstd:
-                replies.packer = self._packing.packer(
-                    peer.alias, body.root, replies.request_id.epoch
-                )
+            self._set_packer(replies, peer, body, body.root)
             step = max(1, BATCH_BYTES // version.geometry.chunk_size_bytes)
             for at in range(0, len(indices), step):
                 packets = await self._in_pool(
@@ -264,8 +261,7 @@ class Answers:
         """Bundles, each made and sealed in one go on a thread; whatever is not there is in them."""
         link_bytes = self._max_message_bytes - REPLY_HEADER_SIZE_BYTES - SEAL_SIZE_BYTES
         made = bundles(self._directory, self._keys, peer, body, link_bytes)
-        if self._packing is not None and body.zstd:
-            replies.packer = self._packing.packer(peer.alias, body.share, replies.request_id.epoch)
+        self._set_packer(replies, peer, body, ("files", body.share))
         try:
             while packet := await self._in_pool(_seal_next, made, replies):
                 await replies.send(packet)
@@ -275,6 +271,11 @@ class Answers:
         self._log("files_sent", level="debug", peer=peer.alias, directory=body.groups[0][0])
 
     # ------------------------------------------------------------ small pieces
+
+    def _set_packer(self, replies: Replies, peer: PeerRef, body: Request, what: object) -> None:
+        """Let what these replies carry be packed; `what` is alike in itself."""
+        if self._packing is not None and body.zstd:
+            replies.packer = self._packing.packer(peer.alias, what, replies.request_id.epoch)
 
     async def _version(
         self, share: Share, body: Pages | Chunks, replies: Replies

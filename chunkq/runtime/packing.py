@@ -78,7 +78,8 @@ class Packing:
     def packer(self, peer: str, what: object, epoch: int) -> Packer:
         """For one request of a peer (its alias). On the loop.
 
-        `what` is alike in itself: a file's root. `epoch`: the requester's start, as in its ids.
+        `what` is alike in itself: a file's root, the small files of a share. `epoch`: the
+        requester's start, as in its ids.
         """
         pace = _remembered(self._paces, peer, Pace, MAX_PEERS)
         trials = _remembered(self._trials, (peer, what), lambda: Trials(pace), MAX_FILES)

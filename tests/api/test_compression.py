@@ -189,3 +189,19 @@ async def test_an_origin_that_packs_lies(
         with pytest.raises(IntegrityError, match="do not match the signed manifest"):
             await made.get("file", TEXT[:MIB])
         assert not (made.inbox / "file").exists()
+
+
+async def test_a_tree_of_small_files_travels_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bundles of text are packed as chunks are."""
+    async with world(tmp_path, monkeypatch) as made:
+        for number in range(600):
+            (made.files / f"{number}.txt").write_bytes(TEXT[number * 4096 : (number + 1) * 4096])
+        await made.alice.fetch("bob:files/", made.inbox / "tree", patience_s=20)
+        for number in range(600):
+            name = f"{number}.txt"
+            there = made.inbox / "tree" / name
+            assert (made.files / name).read_bytes() == there.read_bytes()
+        assert 0 < made.serving.packed[ReplyKind.BUNDLE] < 600 * 4096 / 2
+        assert made.serving.plain.get(ReplyKind.BUNDLE, 0) < 600 * 4096 / 2
