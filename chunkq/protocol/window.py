@@ -43,7 +43,7 @@ RATE_GROWTH: Final = 1.25
 #: STEADY: headroom over rate x round trip, and a floor under it in time, so that bursts
 #: of a worker (16 MiB at a time) leave no gap. 50 ms is a queue nobody notices.
 HEADROOM: Final = 1.1
-HEADROOM_CHUNKS: Final = 2
+HEADROOM_CHUNKS: Final = 1
 HEADROOM_S: Final = 0.05
 #: Most free places that wait for company: at 256 KiB 4 MiB, as much as is written at once.
 MOST_WAITING_CHUNKS: Final = 16
@@ -61,12 +61,15 @@ STANDING_ROUNDS: Final = 2
 PROBE_EVERY_ROUNDS: Final = 8
 #: The rate is the best of so many rounds: one bad round is noise, ten are the link.
 RATE_ROUNDS: Final = 10
+#: A round trip is the mean of so many at least: the first one to come is among the shortest.
+RTT_SAMPLES: Final = 8
 #: The smallest round trip is forgotten after so many rounds and so long in which none came so near
 #: to it that the headroom makes up for the difference.
 RTT_ROUNDS: Final = 30
 RTT_MEMORY_S: Final = 60.0
 #: Retransmit timer: floor, and what it is before anything was measured.
 MIN_RTO_S: Final = 1.0
+RTO_FACTOR: Final = 1.5
 INITIAL_RTO_S: Final = 3.0
 MAX_RTO_S: Final = 120.0
 
@@ -118,7 +121,7 @@ class Window:
         self._newest_at_s = -inf
         self._round = 0
         self._round_full = False
-        self._round_rtts_s: list[float] = []
+        self._rtts_s: list[float] = []
         self._round_rate = 0.0
         self._rates: deque[float] = deque(maxlen=RATE_ROUNDS)
         self._best_rate = 0.0
@@ -157,7 +160,7 @@ class Window:
         """How long a chunk may take before it is asked for again."""
         if self.rtt_smoothed_s is None:
             return INITIAL_RTO_S
-        rto = self.rtt_smoothed_s + 4 * self._rtt_deviation_s
+        rto = max(self.rtt_smoothed_s + 4 * self._rtt_deviation_s, RTO_FACTOR * self.rtt_smoothed_s)
         return min(max(rto, MIN_RTO_S), MAX_RTO_S)
 
     def sent(self, now: float) -> Sent:
@@ -182,7 +185,7 @@ class Window:
         if self.mode is Mode.STARTUP:
             self._grow()
         elif self._limit < self._target:
-            self._limit = min(self._limit + 1, self._target)
+            self._limit = min(self._limit + 0.5, self._target)
         if sent.round == self._round:
             self._end_round(now)
 
@@ -216,26 +219,21 @@ class Window:
             error = abs(self.rtt_smoothed_s - rtt)
             self._rtt_deviation_s = 0.75 * self._rtt_deviation_s + 0.25 * error
             self.rtt_smoothed_s = 0.875 * self.rtt_smoothed_s + 0.125 * rtt
-        self._round_rtts_s.append(rtt)
+        self._rtts_s.append(rtt)
 
     def _grow(self) -> None:
-        rtt = self.rtt_min_s or self.rtt_smoothed_s
-        assert rtt is not None
         rate = max(self._round_rate, self.rate_chunks_per_s)
-        if self._limit < STARTUP_GAIN * rate * rtt + INITIAL_CHUNKS:
+        if self._limit < STARTUP_GAIN * rate * self._nearest_s + INITIAL_CHUNKS:
             self._limit = min(self._limit + 1, self.max_chunks)
 
     def _end_round(self, now: float) -> None:
-        rtt = sum(self._round_rtts_s) / len(self._round_rtts_s)
-        self._round_rtts_s.clear()
-        if self.rtt_min_s is None or rtt <= self.rtt_min_s * HEADROOM:
-            self.rtt_min_s = min(rtt, self.rtt_min_s or rtt)
-            self._rtt_min_at = (self._round, now)
-        standing = self._round_full and self._stands(rtt)
-        self._standing_rounds = self._standing_rounds + 1 if standing else 0
         rate, self._round_rate = self._round_rate, 0.0
-        if self._standing_rounds == STANDING_ROUNDS:
-            self._rates.clear()
+        rtt = self._round_rtt(now)
+        if rtt is not None:
+            standing = self._round_full and self._stands(rtt)
+            self._standing_rounds = self._standing_rounds + 1 if standing else 0
+            if self._standing_rounds == STANDING_ROUNDS:
+                self._rates.clear()
         if self._round_full or rate > self.rate_chunks_per_s:
             self._rates.append(rate)  # a round that was not full says nothing of the link
         if self.mode is Mode.STARTUP:
@@ -245,27 +243,39 @@ class Window:
         self._round += 1
         self._round_full = self.outstanding >= self.limit
 
+    def _round_rtt(self, now: float) -> float | None:
+        """The mean of the rounds since the last one that had enough to tell."""
+        if len(self._rtts_s) < RTT_SAMPLES and self._drained_in is None:
+            return None
+        rtt = sum(self._rtts_s) / len(self._rtts_s)
+        self._rtts_s.clear()
+        if self.rtt_min_s is None or rtt <= self.rtt_min_s * HEADROOM:
+            self.rtt_min_s = min(rtt, self.rtt_min_s or rtt)
+            self._rtt_min_at = (self._round, now)
+        return rtt
+
     def _stands(self, rtt: float) -> bool:
         """Whether this round trip is far above the smallest: a queue, or a new distance."""
         assert self.rtt_min_s is not None
         return rtt > self.rtt_min_s * STANDING_GROWTH + STANDING_SLACK_S
 
-    def _judge_startup(self, rtt: float, rate: float) -> None:
-        assert self.rtt_min_s is not None
+    def _judge_startup(self, rtt: float | None, rate: float) -> None:
         if rate > self._best_rate * RATE_GROWTH:
             self._best_rate, self._flat_rounds = rate, 0
         elif self._round_full:
             self._flat_rounds += 1
-        queueing = rtt > self.rtt_min_s * QUEUE_GROWTH + QUEUE_SLACK_S
+        queueing = rtt is not None and rtt > self._nearest_s * QUEUE_GROWTH + QUEUE_SLACK_S
         if queueing or self._flat_rounds >= FLAT_ROUNDS:
-            self.mode = Mode.STEADY
-            self._aim(self._pipe + self._headroom)
+            self.mode, self._rate_is_fresh = Mode.DRAIN, False
+            self._aim(DRAIN_GAIN * self._pipe)
 
-    def _steer(self, rtt: float, now: float) -> None:
+    def _steer(self, rtt: float | None, now: float) -> None:
         seen_round, seen_at = self._rtt_min_at
         if self.mode is Mode.DRAIN:
             self.mode, self._drained_in = Mode.STEADY, self._round
-        elif self._drained_in is not None:  # now comes what was asked for while it was drained
+            self._rtts_s.clear()  # now comes what was asked for while it was drained
+        elif self._drained_in is not None:
+            assert rtt is not None
             self._drained_in = None
             if self._end_drain(rtt, now):
                 return
@@ -301,7 +311,12 @@ class Window:
     @property
     def _pipe(self) -> float:
         """The chunks that the way holds when it is full and nothing queues."""
-        return self.rate_chunks_per_s * (self.rtt_min_s or 0.0)
+        return self.rate_chunks_per_s * self._nearest_s
+
+    @property
+    def _nearest_s(self) -> float:
+        """The smallest round trip; until there is one, what is known of it."""
+        return self.rtt_min_s or self.rtt_smoothed_s or 0.0
 
     @property
     def _headroom(self) -> float:
