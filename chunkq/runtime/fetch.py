@@ -221,6 +221,8 @@ class FileFetch:
         transfer = self._transfer
         if transfer is None or self._stopping or self._result.done():
             return
+        for peer in self._lanes:
+            peer.window.deaf_s = peer.requester.deaf_s
         for effect in transfer.handle_all(events, self._clock.monotonic_s()):
             self._perform(effect)
         for event in events:
@@ -240,6 +242,14 @@ class FileFetch:
     def _tick(self) -> None:
         self._feed(ev.Tick())
 
+    def _on_timer(self) -> None:
+        assert self._timer is not None
+        late_s = self._loop.time() - self._timer.when()
+        self._timer = None
+        for requester in self._requesters:
+            requester.held_up(late_s)
+        self._tick()
+
     def _set_timer(self) -> None:
         assert self._transfer is not None
         wake = self._transfer.next_wake_s
@@ -250,7 +260,7 @@ class FileFetch:
             if not self._timer.cancelled() and self._loop.time() < self._timer.when() <= at:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._tick)
+        self._timer = self._loop.call_at(at, self._on_timer)
 
     def _perform(self, effect: ev.Effect) -> None:
         if self._closing and not isinstance(effect, ev.Commit | ev.Finish):

@@ -43,6 +43,10 @@ MAX_OPENERS: Final = 4
 #: Bytes of chunks taken from the carrier and not yet written; above it no more are taken, so that a
 #: slow disk slows the carrier down instead of filling memory.
 MAX_BACKLOG_BYTES: Final = 6 * MIB
+#: A loop that is later than this was held up, by a busy machine or by work of ours; what came in the
+#: meantime is taken in about as long again.
+HELD_UP_S: Final = 0.1
+HELD_UP_FACTOR: Final = 2.0
 #: How long a requester that ends waits for the carrier to take its last packets.
 LAST_WORDS_S: Final = 1.0
 #: Random bits below the millisecond in an epoch, so that two starts in one never meet.
@@ -126,6 +130,8 @@ class Requester:
         self._appetite = Appetite()
         self._backlog_low = asyncio.Event()
         self._backlog_low.set()
+        self._deaf_s = 0.0
+        self._deaf_since: float | None = None
         self._epoch = 0
         self._counter = 0
         self.new_epoch()
@@ -161,15 +167,29 @@ class Requester:
         if not self._backlog_bytes:
             self._appetite.backlog(size_bytes, self.clock.monotonic_s())
         self._backlog_bytes += size_bytes
-        if self._backlog_bytes > MAX_BACKLOG_BYTES:
+        if self._backlog_bytes > MAX_BACKLOG_BYTES and self._deaf_since is None:
             self._backlog_low.clear()
+            self._deaf_since = self.clock.monotonic_s()
 
     def written(self, size_bytes: int) -> None:
         self._backlog_bytes -= size_bytes
         if not self._backlog_bytes:
             self._appetite.backlog(0, self.clock.monotonic_s())
-        if self._backlog_bytes <= MAX_BACKLOG_BYTES:
+        if self._backlog_bytes <= MAX_BACKLOG_BYTES and self._deaf_since is not None:
+            self._deaf_s, self._deaf_since = self.deaf_s, None
             self._backlog_low.set()
+
+    @property
+    def deaf_s(self) -> float:
+        """Seconds in which no replies were taken, in all: what came meanwhile is not late."""
+        if self._deaf_since is None:
+            return self._deaf_s
+        return self._deaf_s + self.clock.monotonic_s() - self._deaf_since
+
+    def held_up(self, seconds: float) -> None:
+        """The loop came to a timer so late: replies wait, and taking them takes its time, too."""
+        if seconds > HELD_UP_S:
+            self._deaf_s += HELD_UP_FACTOR * seconds
 
     @property
     def starving(self) -> bool:

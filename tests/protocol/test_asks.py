@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from chunkq.protocol.asks import MAX_BACKOFF, Asks
-from chunkq.protocol.window import INITIAL_RTO_S, MAX_RTO_S, Window
+from chunkq.protocol.limits import MIN_WINDOW_CHUNKS
+from chunkq.protocol.window import INITIAL_CHUNKS, INITIAL_RTO_S, MAX_RTO_S, Window
 
 
 @pytest.fixture
@@ -39,26 +40,84 @@ def test_a_landed_chunk_has_no_timer(asks: Asks) -> None:
     assert 1 in asks
 
 
-def test_only_the_reply_to_the_latest_ask_tells_a_round_trip(asks: Asks, window: Window) -> None:
-    """Karn: whose reply a late one is cannot be seen in its time."""
+def test_a_late_reply_tells_its_own_round_trip(asks: Asks, window: Window) -> None:
+    """The token says which ask it answers, so nothing is ambiguous, and the timer is right at once.
+
+    The backing off ends with it: the timer knows the way now.
+    """
     asks.add(1, 1, 0.0)
     assert [1] == asks.overdue(3.0)
     asks.add(1, 2, 3.0)
     asks.land(1)
-    asks.stored(1, 1, 3.1)
+    asks.stored(1, 1, 4.0)
+    assert (4.0, 0) == (window.rtt_smoothed_s, window.outstanding)
+    assert 4.0 + 4 * 2.0 == asks.timeout_s
+
+
+def test_a_reply_to_what_was_given_up_counts_once(asks: Asks, window: Window) -> None:
+    """Not asked for again yet: it is no longer outstanding, and tells the round trip all the same."""
+    asks.add(1, 1, 0.0)
+    asks.add(2, 1, 0.0)
+    assert [1, 2] == asks.overdue(3.0)
+    asks.stored(1, 1, 4.0)
+    assert (4.0, 0) == (window.rtt_smoothed_s, window.outstanding)
+
+
+def test_a_reply_to_an_unknown_request_tells_nothing(asks: Asks, window: Window) -> None:
+    """Of an earlier process: when it was asked for is not known."""
+    asks.add(1, 2, 3.0)
+    asks.stored(1, None, 3.1)
     assert (None, 0) == (window.rtt_smoothed_s, window.outstanding)
 
 
-def test_a_late_reply_does_not_end_the_backing_off(asks: Asks) -> None:
-    """Else a round trip longer than the timer would never be measured: each ask is late anew."""
+def test_the_timer_waits_while_what_was_asked_before_still_comes(asks: Asks) -> None:
+    """A link that has become slow brings things late, in order: nothing of it is lost."""
     asks.add(1, 1, 0.0)
-    asks.overdue(3.0)
-    asks.add(1, 2, 3.0)
-    asks.stored(1, 1, 3.1)
-    assert 2 * INITIAL_RTO_S == asks.timeout_s
-    asks.add(2, 3, 3.1)
-    asks.stored(2, 3, 7.1)
-    assert asks.timeout_s < 4.0 + 4 * 2.0 + 0.001
+    asks.add(2, 2, 0.0)
+    asks.add(3, 3, 0.5)
+    asks.stored(1, 1, 1.0)
+    assert 1.0 + asks.timeout_s == asks.next_deadline_s
+    assert [] == asks.overdue(0.999 + asks.timeout_s)
+    assert [2, 3] == asks.overdue(1.0 + asks.timeout_s)
+
+
+def test_a_chunk_that_a_later_one_has_overtaken_has_its_own_timer(asks: Asks) -> None:
+    """What was asked for later is here: this one is lost, or on a slower way."""
+    asks.add(1, 1, 0.0)
+    asks.add(2, 2, 0.5)
+    asks.stored(2, 2, 1.5)
+    assert asks.timeout_s == asks.next_deadline_s
+    assert [1] == asks.overdue(asks.timeout_s)
+
+
+def test_no_timer_runs_while_we_take_no_replies(asks: Asks, window: Window) -> None:
+    """Our disk was busy for two seconds: the replies may be here already, unread."""
+    asks.add(1, 1, 0.0)
+    window.deaf_s += 2.0
+    asks.add(2, 2, 2.5)
+    assert INITIAL_RTO_S + 2.0 == asks.next_deadline_s
+    assert [] == asks.overdue(INITIAL_RTO_S + 1.9)
+    assert [1] == asks.overdue(INITIAL_RTO_S + 2.1)
+
+
+def test_into_silence_little_is_asked(asks: Asks, window: Window) -> None:
+    """Two chunks each time, until something comes; then as much as before."""
+    for index in range(4):
+        asks.add(index, 1, 0.0)
+    assert [0, 1, 2, 3] == asks.overdue(INITIAL_RTO_S)
+    assert MIN_WINDOW_CHUNKS == window.room
+    asks.add(0, 2, INITIAL_RTO_S)
+    asks.stored(0, 2, INITIAL_RTO_S + 1)
+    assert INITIAL_CHUNKS + 1 == window.limit
+
+
+def test_a_lost_chunk_among_others_is_no_silence(asks: Asks, window: Window) -> None:
+    """Chance takes one; the window stays as it is."""
+    asks.add(1, 1, 0.0)
+    asks.add(2, 2, 0.5)
+    asks.stored(2, 2, 1.5)
+    assert [1] == asks.overdue(asks.timeout_s)
+    assert INITIAL_CHUNKS + 1 == window.limit
 
 
 def test_a_round_trip_longer_than_the_first_timer_is_learnt(asks: Asks, window: Window) -> None:
