@@ -229,11 +229,14 @@ class ComparingPart:
 
     def write(self, offset: int, buffers: Sequence[Buffer]) -> None:
         assert self._geometry is not None
-        index = offset // self._geometry.chunk_size_bytes
+        size = self._geometry.chunk_size_bytes
         for buffer in buffers:
-            if buffer == self._content.read(self._geometry.offset(index), len(buffer)):
-                self._written.add(index)
-            index += 1
+            view = memoryview(buffer)
+            for at in range(0, len(view), size):
+                part = view[at : at + size]
+                if part == self._content.read(offset + at, len(part)):
+                    self._written.add((offset + at) // size)
+            offset += len(view)
 
     def read_into(self, offset: int, data: memoryview) -> int:
         assert self._geometry is not None

@@ -31,7 +31,7 @@ class LinkShape:
     `rates`: later rates of the direction to the requester, as (from when, bytes a second).
     `loss`: the share of packets that vanish after the broker took them. `jitter`: a packet's way
     takes up to this fraction more or less. `broker_at`: 0 is at the requester, 1 at the origin.
-    `unconfirmed_bytes`: on the way to the broker from one site, as `RabbitMQOptions` says.
+    `unconfirmed_bytes`: on the way to the broker from one site, as `RabbitMQOptions` has it.
     """
 
     round_trip_s: float

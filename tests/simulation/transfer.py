@@ -6,9 +6,9 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from chunkq.ports import Buffer
-from chunkq.protocol.limits import DEFAULT_CHUNK_SIZE_BYTES
 from chunkq.protocol.packet import ReplyKind, parse_reply
 from chunkq.protocol.window import Window
 from tests.simulation.clock import VirtualClock, run
@@ -90,7 +90,7 @@ class Seen:
         steps = [(0.0, self.shape.bytes_per_s), *self.shape.rates, (float("inf"), 0.0)]
         return sum(
             rate * max(0.0, min(end, until) - max(begin, since))
-            for (since, rate), (until, _) in zip(steps, steps[1:], strict=False)
+            for (since, rate), (until, _) in pairwise(steps)
         )
 
 
@@ -100,12 +100,13 @@ def transfer(
     *,
     window: Callable[[int], Window] = Window,
     at_most_s: float | None = None,
-    chunk_size_bytes: int = DEFAULT_CHUNK_SIZE_BYTES,
+    work_s: Callable[[], float] | None = None,
 ) -> Seen:
-    """Fetch a file of that size over such a link; or see how far it gets in `at_most_s`."""
-    return run(
-        lambda clock: _transfer(clock, shape, size_bytes, window, at_most_s, chunk_size_bytes)
-    )
+    """Fetch a file of that size over such a link; or see how far it gets in `at_most_s`.
+
+    `work_s`: how long each piece of work on a thread takes.
+    """
+    return run(lambda clock: _transfer(clock, shape, size_bytes, window, at_most_s), work_s=work_s)
 
 
 async def _transfer(
@@ -114,7 +115,6 @@ async def _transfer(
     size_bytes: int,
     window: Callable[[int], Window],
     at_most_s: float | None,
-    chunk_size_bytes: int,
 ) -> Seen:
     seen = Seen(shape, size_bytes)
 
@@ -126,7 +126,7 @@ async def _transfer(
 
     link = SimulatedLink(shape, watch)
     content = Content(size_bytes)
-    async with two_sites(clock, link, content, chunk_size_bytes=chunk_size_bytes) as sites:
+    async with two_sites(clock, link, content) as sites:
         sites.peer.window = window(sites.peer.window.max_chunks)
         try:
             async with asyncio.timeout(at_most_s):
