@@ -1,21 +1,42 @@
-"""How many chunks may be outstanding at one origin.
+"""How many chunks may be outstanding at one origin, and when one is given up.
 
-    STARTUP   4 chunks, one more for each that arrives, until the round trip grows by a quarter
-              (a queue is building) or the rate stops growing (three rounds under 25 %).
-    STEADY    the measured rate x the smallest round trip, and a little more; one round in eight
-              probes a quarter above it.
-    DRAIN     for one round, when the smallest round trip has not been seen for long, or a queue
-              stands (two full rounds of twice the smallest round trip): three quarters, so that a
-              queue of our own making does not pass for distance. Where the round trip is long
-              even then, the origin has moved away: STARTUP again.
+    STARTUP   4 chunks, one more for each that arrives, up to twice what the rate so far fills;
+              until the round trip grows by a quarter (a queue is building) or the rate stops
+              growing (three rounds under 25 %). Then DRAIN.
+    STEADY    the *pipe* (rate x smallest round trip) and a headroom. One round in eight asks for a
+              quarter more than the pipe, the one after it for one chunk more: there the queue of
+              the probe goes, and the smallest round trip shows itself again.
+    DRAIN     for one round three quarters of the pipe: what is asked for then meets no queue, and
+              tells the distance. After STARTUP; when the smallest round trip has not been seen for
+              long; and when a queue stands (two full rounds of twice the smallest round trip).
+              Where the round trip is long even then, the origin has moved away: STARTUP again.
 
-Rate and round trip are measured in packet-timed rounds: a round ends when a chunk that was asked
-for after its beginning arrives. A round trip is the mean of a round's: the smallest single one
-would, where they vary by 20 %, give a window below rate x mean, which shrinks its own rate down
-to half of the link (40 %: to a tenth). A full round in a standing queue measures the link itself,
-so what was faster before is forgotten then: after a fall of the rate, ten rounds in a long queue
-would be minutes. After Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016; a window
-of fixed seconds or chunks collapses on a queue, where round trips are long.
+**Rate.** Of each arrival: the chunks that came since it was asked for, over the time since the last
+one had come then; the best of a round, the best of ten rounds. A round ends when a chunk that was
+asked for after its beginning arrives. Of a round in which the window was never full, only a rate
+above the best counts. A full round in a standing queue measures the link itself, so what was faster
+before is forgotten: after a fall of the rate, ten rounds in a long queue would be minutes.
+
+**Round trip.** The mean of a round, and of eight arrivals at least: the smallest single one would,
+where they vary by 20 %, give a window below rate x mean, which shrinks its own rate down to half of
+the link (40 %: to a tenth). The first of a few is among the smallest, too.
+
+**Growth.** Outside of STARTUP by one for each two that arrive: a jump would go out as one burst and
+stand in the queue as one.
+
+**Late.** A chunk is given up when it took longer than the timer, which is that of RFC 6298 and one
+and a half round trips at least, as asking twice costs a chunk, and waiting half a round trip more a
+place in the window. While what was asked for before it still arrives it is not late but in a queue,
+so the time runs from the last arrival (RFC 6298, 5.3) unless something asked for later is here (as
+RFC 8985 has it, with the whole timer for what overtakes). It does not run while we take no replies.
+A reply says which request it answers, so that of a chunk asked for twice, too, tells a round trip
+(Karn's algorithm is for acknowledgements that do not). When nothing at all has come for the timer,
+two chunks are asked for each time, as TCP does, until something comes; then all of the window is
+there again.
+
+After Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016, and Cheng et al., "Delivery
+Rate Estimation", draft-cheng-iccrg-delivery-rate-estimation; a window of fixed seconds or chunks
+collapses on a queue, where round trips are long.
 """
 
 from __future__ import annotations
@@ -31,7 +52,7 @@ from chunkq.protocol.limits import MIN_WINDOW_CHUNKS
 #: Chunks at the start: enough to see a rate, little enough to harm nobody.
 INITIAL_CHUNKS: Final = 4
 #: STARTUP asks for no more than this factor of what the rate so far fills, and the first chunks:
-#: doubling each round trip needs two of it, and more would only stand in the queue.
+#: doubling each round trip needs two of it, and what is more would stand in the queue.
 STARTUP_GAIN: Final = 2.0
 #: STARTUP ends when the round trip exceeds the smallest by this factor and this many seconds:
 #: on a fast local link, jitter alone is a quarter.
@@ -40,8 +61,9 @@ QUEUE_SLACK_S: Final = 0.025
 #: … or after so many rounds whose rate grew by less than a quarter.
 FLAT_ROUNDS: Final = 3
 RATE_GROWTH: Final = 1.25
-#: STEADY: headroom over rate x round trip, and a floor under it in time, so that bursts
-#: of a worker (16 MiB at a time) leave no gap. 50 ms is a queue nobody notices.
+#: STEADY: headroom over the pipe, so that an uneven way leaves no gap and a faster one shows: a
+#: tenth, and one chunk, or a tenth of a few would be none. And a floor in time for the bursts of a
+#: worker on a short way; 50 ms is a queue nobody notices.
 HEADROOM: Final = 1.1
 HEADROOM_CHUNKS: Final = 1
 HEADROOM_S: Final = 0.05
@@ -50,7 +72,7 @@ MOST_WAITING_CHUNKS: Final = 16
 #: A window is at most so many requests, and what is on its way back of as many: an origin's worker
 #: takes 32 from the queue before it acknowledges one.
 MOST_REQUESTS: Final = 16
-#: A probe for more, and a drain, are factors of rate x round trip itself, without the headroom.
+#: A probe for more, and a drain, are factors of the pipe itself, without the headroom.
 PROBE_GAIN: Final = 1.25
 DRAIN_GAIN: Final = 0.75
 #: A queue stands when two full rounds took this factor of the smallest round trip and so much
@@ -67,9 +89,11 @@ RTT_SAMPLES: Final = 8
 #: to it that the headroom makes up for the difference.
 RTT_ROUNDS: Final = 30
 RTT_MEMORY_S: Final = 60.0
-#: Retransmit timer: floor, and what it is before anything was measured.
+#: Growth for each arrival, outside of STARTUP: enough to make up for a drain in one round.
+GROWTH: Final = 0.5
+#: Retransmit timer: floor in seconds and in round trips, and before anything was measured.
 MIN_RTO_S: Final = 1.0
-RTO_FACTOR: Final = 1.5
+MIN_RTO_ROUND_TRIPS: Final = 1.5
 INITIAL_RTO_S: Final = 3.0
 MAX_RTO_S: Final = 120.0
 
@@ -160,7 +184,10 @@ class Window:
         """How long a chunk may take before it is asked for again."""
         if self.rtt_smoothed_s is None:
             return INITIAL_RTO_S
-        rto = max(self.rtt_smoothed_s + 4 * self._rtt_deviation_s, RTO_FACTOR * self.rtt_smoothed_s)
+        rto = max(
+            self.rtt_smoothed_s + 4 * self._rtt_deviation_s,
+            MIN_RTO_ROUND_TRIPS * self.rtt_smoothed_s,
+        )
         return min(max(rto, MIN_RTO_S), MAX_RTO_S)
 
     def sent(self, now: float) -> Sent:
@@ -185,7 +212,7 @@ class Window:
         if self.mode is Mode.STARTUP:
             self._grow()
         elif self._limit < self._target:
-            self._limit = min(self._limit + 0.5, self._target)
+            self._limit = min(self._limit + GROWTH, self._target)
         if sent.round == self._round:
             self._end_round(now)
 
@@ -294,7 +321,7 @@ class Window:
             self._aim(pipe + headroom)
 
     def _aim(self, target: float) -> None:
-        """Down at once, up by one for each chunk that comes: no burst, whatever was before."""
+        """Down at once, up as chunks come: no burst, whatever was before."""
         self._target = target
         self._limit = min(self._limit, target)
 

@@ -43,8 +43,8 @@ MAX_OPENERS: Final = 4
 #: Bytes of chunks taken from the carrier and not yet written; above it no more are taken, so that a
 #: slow disk slows the carrier down instead of filling memory.
 MAX_BACKLOG_BYTES: Final = 6 * MIB
-#: A loop that is later than this was held up, by a busy machine or by work of ours; what came in the
-#: meantime is taken in about as long again.
+#: A loop that is later than this was held up, by a busy machine or by work of ours; what came in
+#: the meantime is taken in about as long again.
 HELD_UP_S: Final = 0.1
 HELD_UP_FACTOR: Final = 2.0
 #: How long a requester that ends waits for the carrier to take its last packets.

@@ -55,7 +55,7 @@ def test_a_late_reply_tells_its_own_round_trip(asks: Asks, window: Window) -> No
 
 
 def test_a_reply_to_what_was_given_up_counts_once(asks: Asks, window: Window) -> None:
-    """Not asked for again yet: it is no longer outstanding, and tells the round trip all the same."""
+    """Not asked for again yet, it is no longer outstanding, and tells the round trip even so."""
     asks.add(1, 1, 0.0)
     asks.add(2, 1, 0.0)
     assert [1, 2] == asks.overdue(3.0)

@@ -40,8 +40,9 @@ class RabbitMQOptions:
     url: str = field(repr=False)
     site: str
     max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES
-    #: Bytes handed to the broker and not confirmed; bounds the memory of a publisher.
-    unconfirmed_bytes: int = 16 * MIB
+    #: Bytes handed to the broker and not confirmed; bounds the memory of a publisher. As many as an
+    #: origin's replies, which a far broker takes a round trip to confirm.
+    unconfirmed_bytes: int = 40 * MIB
     #: Bytes received and not taken by `receive()`; above it the socket is read just enough to keep
     #: the connection, so that the prefetch is what bounds a receiver that stands still.
     waiting_bytes: int = 8 * MIB
