@@ -118,6 +118,10 @@ class Asking:
         """Ask for as many chunks as the windows have room for, and whose leaves are here."""
         held = self._holding
         assert held.head is not None
+        for lane in lanes:
+            lane.hungry = not lane.has_room
+        if all(lane.hungry and lane.chunks.waiting for lane in lanes):
+            return []
         most = MAX_BYTES_PER_REQUEST // held.head.geometry.chunk_size_bytes
         most = min(MAX_CHUNKS_PER_REQUEST, most)
         left = held.bitmap.count
@@ -130,7 +134,7 @@ class Asking:
         before = self.in_flight
         for lane, limit in zip(lanes, limits, strict=True):
             effects += self._ask_lane(lane, (limit, most), now)
-            lane.hungry = lane.window.room < lane.window.batch
+            lane.hungry = not lane.has_room
         self._tail = several and left <= self.in_flight - before
         if self._tail:
             effects += self._ask_twice(lanes, most, now)
@@ -156,12 +160,12 @@ class Asking:
 
     def _pick(self, lane: Lane, most: int) -> list[int]:
         """Up to `most` chunks for one request; none if it is not worth one yet."""
-        leaves, room, doubtful = self.leaves, lane.window.room, self._holding.doubtful
+        leaves, doubtful = self.leaves, self._holding.doubtful
         assert leaves is not None
-        if room < lane.window.batch and lane.chunks.waiting:
+        if lane.chunks.waiting and not lane.has_room:
             return []
         return self._missing.pick(
-            min(room, most),
+            min(lane.window.room, most),
             present=self._holding.bitmap,
             skip=lambda index: index in doubtful or self._asked(index),
             known=lambda index: leaves.leaf(index) is not None,

@@ -47,6 +47,11 @@ class Lane:
         return bool(self._others or self.chunks.waiting)
 
     @property
+    def has_room(self) -> bool:
+        """Whether its window has room for a request that is worth it beside others."""
+        return self.window.room >= self.window.batch
+
+    @property
     def starved(self) -> bool:
         """Others have the whole window: nobody may tell when there is room."""
         return self.hungry and not self.awaiting

@@ -52,22 +52,22 @@ def share_of_sum(world: World, *alive: tuple[float, float]) -> float:
 @pytest.mark.parametrize("order", [(FAST, MIDDLE, SLOW), (SLOW, MIDDLE, FAST)])
 def test_rates_add_up(order: tuple[float, float, float]) -> None:
     """10:3:1, in whatever order they are named; the start is all that is lost."""
-    world = world_of(6000, *order)
+    world = world_of(3000, *order)
     world.run()
     ended_well(world)
-    assert share_of_sum(world, *((rate, 1e9) for rate in order)) > 0.9
+    assert share_of_sum(world, *((rate, 1e9) for rate in order)) > 0.85
 
 
 @pytest.mark.parametrize("dying", [0, 1, 2])
-@pytest.mark.parametrize("at_s", [1.0, 3.5])
+@pytest.mark.parametrize("at_s", [0.7, 1.7])
 def test_one_that_dies_costs_its_timer(dying: int, at_s: float) -> None:
     """Early or near the end: the others take over, and are used to the full."""
     rates = (FAST, MIDDLE, SLOW)
-    world = world_of(6000, *rates)
+    world = world_of(3000, *rates)
     world.clock.after(at_s, lambda: setattr(world.origins[dying], "silent", True))
     world.run()
     ended_well(world)
-    alive = ((rate, at_s if lane == dying else 1e9) for lane, rate in enumerate(rates))
+    alive = [(rate, at_s if lane == dying else 1e9) for lane, rate in enumerate(rates)]
     assert share_of_sum(world, *alive) > 0.85
 
 
@@ -82,7 +82,7 @@ def test_a_slow_one_does_not_determine_the_end(chunks: int) -> None:
     assert world.clock.now < alone.clock.now + 0.5
 
 
-@pytest.mark.parametrize("chunks", [60, 1000, 6000])
+@pytest.mark.parametrize("chunks", [60, 1000, 3000])
 def test_at_most_two_in_a_hundred_are_asked_for_twice(chunks: int) -> None:
     """Nobody dies and nothing is lost: whatever is asked for again is the end-game's."""
     world = world_of(chunks, FAST, MIDDLE, SLOW, 2.0)
@@ -150,33 +150,33 @@ def test_all_silent_is_a_silent_peer() -> None:
 
 def test_one_that_comes_back_is_used_again() -> None:
     """Silent for ten seconds: asked now and then, and asked for chunks once it answers."""
-    world = world_of(6000, SLOW, SLOW)
+    world = world_of(4000, SLOW, SLOW)
     origin = world.origins[1]
     world.clock.after(2.0, lambda: setattr(origin, "silent", True))
     world.clock.after(12.0, lambda: setattr(origin, "silent", False))
     world.run()
     ended_well(world)
-    assert origin.sent > 1500
+    assert origin.sent > 900
 
 
 def test_a_lossy_one_stays_in() -> None:
     """Two in a hundred of its packets are lost: it brings its part all the same."""
     lossy = Faults(delay_s=QUICK, lose=0.02, until_s=1e9)
-    world = world_of(6000, FAST, FAST, faults=(Faults(delay_s=QUICK), lossy))
+    world = world_of(3000, FAST, FAST, faults=(Faults(delay_s=QUICK), lossy))
     world.run()
     ended_well(world)
-    assert world.origins[1].sent > 1500
+    assert world.origins[1].sent > 700
     assert {} == world.drivers["0"].left
 
 
 def test_far_and_near_origins_share() -> None:
     """Round trips of 30 ms and 2 s: the far one is used, the near one does not wait for it."""
     far = Faults(delay_s=(1.0, 1.01))
-    world = world_of(6000, SLOW, FAST, faults=(Faults(delay_s=QUICK), far))
+    world = world_of(4000, SLOW, FAST, faults=(Faults(delay_s=QUICK), far))
     world.run()
     ended_well(world)
-    assert world.origins[1].sent > 1000
-    assert world.clock.now < 45.0  # alone the near one takes 60
+    assert world.origins[1].sent > 500
+    assert world.clock.now < 32.0  # alone the near one takes 40
 
 
 def any_world(seed: int) -> World:
