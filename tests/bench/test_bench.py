@@ -36,6 +36,7 @@ KEYS = {
 SLICES = {name: ["--size", "16"] for name in KEYS} | {
     "smallfiles": ["--count", "200"],
     "slowlink": ["--size", "2"],
+    "workers": ["--size", "8", "--count", "2"],
 }
 
 

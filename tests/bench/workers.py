@@ -8,7 +8,7 @@ On a machine with fewer cores than processes it shows what sharing them costs.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,15 +26,14 @@ COUNTS = (1, 2, 4)
 class Pool:
     """Requesters that run; origin workers are started for each run."""
 
-    def __init__(self, root: Path, link: str, size_bytes: int) -> None:
-        self.size_bytes = size_bytes
+    def __init__(self, root: Path, link: str, size_bytes: int, counts: Sequence[int]) -> None:
         self.pair = Pair.make(root, link, link)
-        for requesters in COUNTS:
+        for requesters in counts:
             for number in range(requesters):
                 random_file(self.pair.files / _name(requesters, number), size_bytes // requesters)
         with self.serving(1):
-            self.requesters = [start_requester(self.pair.alice, "bob") for _ in range(max(COUNTS))]
-            for requesters in COUNTS:
+            self.requesters = [start_requester(self.pair.alice, "bob") for _ in range(max(counts))]
+            for requesters in counts:
                 self._move(requesters)
                 self._check(requesters)
 
@@ -76,11 +75,13 @@ class Pool:
 
 def run(settings: Settings) -> Report:
     size = settings.size_bytes(DEFAULT_MIB)
-    cases = list(itertools.product(COUNTS, COUNTS))
+    counts = [count for count in COUNTS if count <= settings.counted(max(COUNTS))]
+    cases = list(itertools.product(counts, counts))
     with ExitStack() as stack:
         broker = Broker.start(settings.root / "node")
         stack.callback(broker.stop)
-        pool = Pool(settings.root / "sites", broker.url(vhost=broker.add_vhost()), size)
+        url = broker.url(vhost=broker.add_vhost())
+        pool = Pool(settings.root / "sites", url, size, counts)
         stack.callback(pool.close)
         runs: dict[str, Callable[[], float]] = {
             _key(*case): partial(pool.run, *case) for case in cases
