@@ -89,6 +89,10 @@ def test_threads_share_no_context() -> None:
         pytest.param(lambda: pack(TEXT[:500]) + pack(TEXT[500:]), id="two-frames-that-add-up"),
         pytest.param(lambda: pack(TEXT) + b"\x50\x2a\x4d\x18\0\0\0\0", id="skippable-behind"),
         pytest.param(lambda: b"\x50\x2a\x4d\x18\0\0\0\0" + pack(TEXT), id="skippable-before"),
+        pytest.param(
+            lambda: b"\x50\x2a\x4d\x18" + len(TEXT).to_bytes(4, "little") + TEXT,
+            id="skippable-alone",
+        ),
         pytest.param(lambda: pack(TEXT[:-1]), id="one-byte-short"),
         pytest.param(lambda: pack(TEXT + b"x"), id="one-byte-long"),
         pytest.param(lambda: made(write_content_size=False), id="length-unsaid"),
