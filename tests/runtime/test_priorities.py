@@ -145,4 +145,4 @@ def test_room_is_left_to_who_goes_first() -> None:
     view.sent(0.0)
     assert (1, 2, 3) == (window.outstanding, view.room, window.room)
     window._limit = 64.0
-    assert (63 - 8, 63) == (view.room, window.room)
+    assert (63 - window.batch, 63) == (view.room, window.room)
