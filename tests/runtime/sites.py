@@ -149,6 +149,7 @@ class Pair:
             directory=directory,
             replays=replays,
             answers=Answers(
+                keys=self._keys["bob"],
                 directory=directory,
                 manifests=manifests,
                 pool=self._pool,

@@ -100,6 +100,7 @@ async def two_sites(
         directory=(directory := MemoryDirectory(refs["alice"], content, chunk_size_bytes)),
         replays=MemoryReplays(),
         answers=Answers(
+            keys=bob,
             directory=directory,
             manifests=Manifests(
                 keys=bob, store=PreparedManifests(content, bob), build=_never, pool=pool
