@@ -71,6 +71,10 @@ class CardInvalid(UsageError):
     """A site card that does not parse or whose signature is wrong."""
 
 
+class StatementInvalid(UsageError):
+    """A succession or revocation that does not hold, or is about no key that is pinned here."""
+
+
 # ---------------------------------------------------------------- what the peer answered
 
 
@@ -92,6 +96,13 @@ class PeerRefused(ChunkqError):
     """The origin refused for a reason that trying again does not mend (unsupported, too large)."""
 
     fault = Fault.PEER
+
+
+class PeerDistrusted(ChunkqError):
+    """The peer's keys were revoked, or contradict each other: nothing is asked of it."""
+
+    fault = Fault.PEER
+    exit_code = ExitCode.NOT_FOUND
 
 
 class SourceChanging(ChunkqError):
@@ -242,6 +253,12 @@ class UnknownSender(PacketError):
     """The sender is not a pinned peer (or no longer)."""
 
     code = "unknown_sender"
+
+
+class SenderDistrusted(UnknownSender):
+    """The sender's keys were revoked, or contradict each other: it gets no answer."""
+
+    code = "sender_distrusted"
 
 
 class Expired(PacketError):

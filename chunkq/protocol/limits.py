@@ -42,6 +42,16 @@ MAX_LIFETIME_MS: Final = 31 * 24 * 3600 * 1000
 #: On a broker a request lives for minutes, so that dead ones die in the queue.
 DEFAULT_LIFETIME_MS: Final = 10 * 60 * 1000
 
+#: Keys that a site had, in one succession: a change a year for half a working life, 6 KiB of text.
+MAX_SUCCESSION_LINKS: Final = 16
+#: How long old keys still count unless said otherwise: as long as a request may travel.
+DEFAULT_GRACE_MS: Final = MAX_LIFETIME_MS
+#: And the longest, whatever a statement says: a courier's directory there, back, and once again.
+MAX_GRACE_MS: Final = 93 * 24 * 3600 * 1000
+#: How long after a change of keys a second, other one from the same keys freezes the peer. Later
+#: it has no effect, so that an old stolen backup cannot stop two sites for ever.
+CONFLICT_MEMORY_MS: Final = 93 * 24 * 3600 * 1000
+
 #: Counters remembered per epoch: 8 KiB of bits.
 REPLAY_WINDOW_COUNTERS: Final = 65536
 #: Epochs (starts of requesters) remembered per peer; the oldest makes way and is refused for good.

@@ -19,7 +19,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from chunkq.errors import Malformed
+from chunkq.errors import BadSignature, Malformed
 from chunkq.protocol.digest import (
     PAGE_DOMAIN,
     ROOT_DOMAIN,
@@ -123,6 +123,15 @@ def verify_head(card: SiteCard, head_bytes: Buffer, signature: Buffer) -> Head:
         raise Malformed(f"a head of {len(head_bytes)} bytes; the most is {MAX_HEAD_SIZE_BYTES}")
     verify(card.verify_key, HEAD_DOMAIN, head_bytes, signature)
     return decode_head(head_bytes)
+
+
+def signed_by(keys: SiteKeys, head_bytes: Buffer, signature: bytes) -> bytes:
+    """The signature if it is by `keys`, else a new one: whoever kept it may have other keys now."""
+    try:
+        verify(keys.verify_key, HEAD_DOMAIN, head_bytes, signature)
+    except BadSignature:
+        return sign_head(keys, head_bytes)
+    return signature
 
 
 # ---------------------------------------------------------------- pages and leaves

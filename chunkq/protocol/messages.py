@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from chunkq.protocol.limits import (
     DIGEST_SIZE_BYTES,
+    KEY_SIZE_BYTES,
     MAX_BYTES_PER_REQUEST,
     MAX_CHUNK_COUNT,
     MAX_CHUNK_SIZE_BYTES,
@@ -29,12 +30,17 @@ from chunkq.protocol.limits import (
     SIGNATURE_SIZE_BYTES,
 )
 from chunkq.protocol.priority import PriorityWord
+from chunkq.protocol.succession import MAX_STATEMENT_LENGTH
 
 Label = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Digest = Annotated[bytes, Field(min_length=DIGEST_SIZE_BYTES, max_length=DIGEST_SIZE_BYTES)]
 #: Paths are checked in full by `names`; here only their size is bounded.
 RawPath = Annotated[str, Field(max_length=MAX_PATH_SIZE_BYTES)]
 ChunkSize = Annotated[int, Field(ge=MIN_CHUNK_SIZE_BYTES, le=MAX_CHUNK_SIZE_BYTES)]
+
+
+#: A succession or a revocation, as it would be pasted.
+StatementLine = Annotated[str, Field(max_length=MAX_STATEMENT_LENGTH)]
 
 
 def _pair(value: object) -> object:
@@ -183,6 +189,12 @@ class Probe(Request):
         return self
 
 
+class Statement(Request):
+    """Tell a site of a succession or revocation, as its line: it proves itself."""
+
+    line: StatementLine
+
+
 # ---------------------------------------------------------------- replies
 
 
@@ -234,6 +246,17 @@ class RefusalReason(StrEnum):
     EXPIRED = "expired"
     CLOCK_SKEW = "clock_skew"
     UNSUPPORTED = "unsupported"
+
+
+class StandingReply(Body):
+    """How the origin and the asker stand to each other in keys.
+
+    `known`: the id of the asker that is pinned there now. `line`: what the origin says of its own
+    keys, to one who asked others than its newest.
+    """
+
+    known: Annotated[bytes, Field(min_length=KEY_SIZE_BYTES, max_length=KEY_SIZE_BYTES)]
+    line: StatementLine = ""
 
 
 class Refusal(Body):

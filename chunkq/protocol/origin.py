@@ -38,6 +38,7 @@ from chunkq.protocol.messages import (
     Refusal,
     RefusalReason,
     Request,
+    Statement,
 )
 from chunkq.protocol.packet import RawRequest, RequestId, RequestKind, parse_request
 from chunkq.protocol.seal import open_request, verify_request
@@ -46,6 +47,10 @@ from chunkq.protocol.seal import open_request, verify_request
 #: a tenth of a core (an Ed25519 verification takes about 60 us).
 UNVERIFIED_PER_S: Final = 2000
 UNVERIFIED_BURST: Final = 4000
+#: Statements of keys that nobody here knows (a peer's new ones, or a stranger's), each a signature,
+#: a seal and up to 48 signatures more: so few that a flood of them costs a hundredth of a core.
+STRANGERS_PER_S: Final = 5
+STRANGERS_BURST: Final = 20
 #: Quotas are kept for peers only, so their number is bounded by the registry.
 BURST_S: Final = 2.0
 
@@ -57,6 +62,7 @@ BODIES: Final[dict[RequestKind, type[Request]]] = {
     RequestKind.RECEIPT: Receipt,
     RequestKind.PROBE: Probe,
     RequestKind.FILES: Files,
+    RequestKind.STATEMENT: Statement,
 }
 
 
@@ -69,6 +75,8 @@ class Admitted:
     refusal: Refusal | None
     #: False where the replay record was lost: it must not be acted upon, only be refused.
     recordable: bool = True
+    #: A statement of keys that are not pinned: what it says has to prove itself, and it may repeat.
+    stranger: bool = False
 
 
 class Gate:
@@ -84,23 +92,27 @@ class Gate:
         peer: Callable[[bytes], SiteCard | None],
         seen: Callable[[bytes, RequestId], bool],
         requests_per_s: float,
+        holder: Callable[[bytes], SiteKeys | None] | None = None,
     ) -> None:
+        """`holder(site_id)`: our keys behind an id, retired ones included while they count."""
         self._keys = keys
+        self._holder = holder or self._holds
         self._peer = peer
         self._seen = seen
         self._rate = requests_per_s
         self._unverified = TokenBucket(UNVERIFIED_PER_S, UNVERIFIED_BURST)
+        self._strangers = TokenBucket(STRANGERS_PER_S, STRANGERS_BURST)
         self._quotas: dict[bytes, TokenBucket] = {}
 
     def admit(self, packet: bytes, now_s: float, wall_ms: int) -> Admitted:
         """Judge one packet. Raises a `PacketError`: drop it, say nothing, count its code."""
         raw = parse_request(packet)
         header = raw.header
-        if header.recipient != self._keys.site_id:
+        if self._holder(header.recipient) is None:
             raise Misaddressed("sealed for another recipient")
         sender = self._peer(header.sender)
         if sender is None:
-            raise UnknownSender("the sender is not a pinned peer")
+            return self._admit_stranger(raw, now_s, wall_ms)
         refusal = _check_lifetime(header.issued_ms, header.expires_ms, wall_ms)
         lost: EpochLost | None = None
         try:
@@ -119,8 +131,33 @@ class Gate:
 
     def decode(self, admitted: Admitted) -> Request:
         """Open and decode the body. Raises `BadSeal`, `Malformed`."""
-        body = open_request(admitted.raw, self._keys)
+        body = open_request(admitted.raw, self.keys_of(admitted.raw))
         return cbor.decode(BODIES[admitted.raw.header.kind], body)
+
+    def keys_of(self, raw: RawRequest) -> SiteKeys:
+        """Those of ours that a request is for. Raises `Misaddressed`."""
+        keys = self._holder(raw.header.recipient)
+        if keys is None:
+            raise Misaddressed("sealed for another recipient")
+        return keys
+
+    def _holds(self, site_id: bytes) -> SiteKeys | None:
+        return self._keys if site_id == self._keys.site_id else None
+
+    def _admit_stranger(self, raw: RawRequest, now_s: float, wall_ms: int) -> Admitted:
+        """Keys that are not pinned may say one thing: whose successors they are. Else raises."""
+        header = raw.header
+        if header.kind is not RequestKind.STATEMENT:
+            raise UnknownSender("the sender is not a pinned peer")
+        refusal = _check_lifetime(header.issued_ms, header.expires_ms, wall_ms)
+        if refusal is not None:
+            raise UnknownSender(f"the sender is not a pinned peer, and {refusal.detail}")
+        if not self._strangers.take(now_s):
+            raise OverBudget("more statements of unknown keys than this worker looks at")
+        # an id is the key to verify with; the exchange key has no part in it
+        sender = SiteCard("stranger", header.sender, header.sender)
+        verify_request(raw, sender)
+        return Admitted(raw, sender, None, recordable=False, stranger=True)
 
     def _over_quota(self, sender: SiteCard, now_s: float) -> Refusal | None:
         bucket = self._quotas.get(sender.site_id)

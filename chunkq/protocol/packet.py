@@ -48,6 +48,7 @@ class RequestKind(IntEnum):
     RECEIPT = 5
     FILES = 6
     PROBE = 7
+    STATEMENT = 8
 
 
 class ReplyKind(IntEnum):
@@ -58,6 +59,7 @@ class ReplyKind(IntEnum):
     REFUSAL = 5
     BUNDLE = 6
     PROBE = 7
+    STANDING = 8
 
 
 class Suite(IntEnum):

@@ -21,7 +21,7 @@ from chunkq.errors import (
 )
 from chunkq.protocol import cbor
 from chunkq.protocol import origin as gate_module
-from chunkq.protocol.identity import SiteCard
+from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import MAX_CLOCK_SKEW_MS, MAX_LIFETIME_MS, MAX_REQUEST_SIZE_BYTES
 from chunkq.protocol.messages import (
     Body,
@@ -34,8 +34,9 @@ from chunkq.protocol.messages import (
     Receipt,
     Refusal,
     RefusalReason,
+    Statement,
 )
-from chunkq.protocol.origin import UNVERIFIED_BURST, Gate
+from chunkq.protocol.origin import STRANGERS_BURST, UNVERIFIED_BURST, Gate
 from chunkq.protocol.packet import (
     REQUEST_HEADER_SIZE_BYTES,
     RawRequest,
@@ -59,6 +60,7 @@ from .sites import (
 NOW_MS = 1_000_000_000
 LIFETIME_MS = 600_000
 ROOT = b"r" * 32
+STRANGER = SiteKeys(b"s" * 32, b"S" * 32)
 BODIES = {
     RequestKind.OPEN: Open(instance="i", share="s", path="p", largest_chunk=4096),
     RequestKind.PAGES: Pages(
@@ -71,6 +73,7 @@ BODIES = {
     RequestKind.RECEIPT: Receipt(instance="i", share="s", path="p", root=ROOT),
     RequestKind.PROBE: Probe(instance="i", size=1, count=64),
     RequestKind.FILES: Files(instance="i", share="s", groups=[("d", ["a", "b"])], largest=4096),
+    RequestKind.STATEMENT: Statement(instance="i", line="chunkq-succession:1:alice:"),
 }
 
 
@@ -382,3 +385,93 @@ def test_bodies_are_all_of_the_control_model() -> None:
     """Each kind of request has a body here, so that none is left untested."""
     assert set(RequestKind) == set(BODIES)
     assert all(isinstance(body, Body) for body in BODIES.values())
+
+
+# ---------------------------------------------------------------- keys that change
+
+
+def statement(keys: SiteKeys = STRANGER, counter: int = 1, issued_ms: int = NOW_MS) -> bytes:
+    """A statement about keys, by keys that nobody has pinned unless said otherwise."""
+    return seal_request(
+        keys=keys,
+        recipient=BOB_CARD,
+        ephemeral_secret=REQUESTER_EPHEMERAL,
+        kind=RequestKind.STATEMENT,
+        request_id=RequestId(7, counter),
+        issued_ms=issued_ms,
+        expires_ms=issued_ms + LIFETIME_MS,
+        body=cbor.encode(BODIES[RequestKind.STATEMENT]),
+        suite=Suite.AES256GCM,
+    )
+
+
+def test_unknown_keys_may_make_a_statement_and_nothing_else() -> None:
+    """It has to prove itself, so it is marked, and no replay record is made for it."""
+    site = Site()
+    admitted = site.gate.admit(statement(), 0.0, NOW_MS)
+
+    assert (True, False, None) == (admitted.stranger, admitted.recordable, admitted.refusal)
+    assert BODIES[RequestKind.STATEMENT] == site.gate.decode(admitted)
+    assert ["peer"] == site.asked
+    for kind in BODIES.keys() - {RequestKind.STATEMENT}:
+        packet = seal_request(
+            keys=STRANGER,
+            recipient=BOB_CARD,
+            ephemeral_secret=REQUESTER_EPHEMERAL,
+            kind=kind,
+            request_id=REQUEST_ID,
+            issued_ms=NOW_MS,
+            expires_ms=NOW_MS + LIFETIME_MS,
+            body=cbor.encode(BODIES[kind]),
+            suite=Suite.AES256GCM,
+        )
+        with pytest.raises(UnknownSender):
+            site.gate.admit(packet, 0.0, NOW_MS)
+
+
+def test_a_statement_in_the_name_of_other_keys_is_refused() -> None:
+    """An id is the key to verify with."""
+    forged = bytearray(statement())
+    forged[8:40] = BOB.site_id
+
+    with pytest.raises(BadSignature):
+        Site().gate.admit(bytes(forged), 0.0, NOW_MS)
+
+
+def test_a_strangers_statement_gets_no_answer_about_the_clock() -> None:
+    """Nothing is said to strangers but what their statement earns."""
+    with pytest.raises(UnknownSender):
+        Site().gate.admit(statement(issued_ms=NOW_MS + MAX_CLOCK_SKEW_MS + 1), 0.0, NOW_MS)
+
+
+def test_a_flood_of_statements_takes_nothing_from_the_peers() -> None:
+    """Strangers have a budget of their own; above it no signature is looked at."""
+    site = Site()
+    for counter in range(STRANGERS_BURST):
+        site.gate.admit(statement(counter=counter), 0.0, NOW_MS)
+
+    with pytest.raises(OverBudget):
+        site.gate.admit(statement(counter=STRANGERS_BURST), 0.0, NOW_MS)
+    assert ALICE_CARD == site.gate.admit(request(), 0.0, NOW_MS).sender
+
+
+def test_retired_keys_open_what_was_sealed_to_them() -> None:
+    """As long as the holder has them; then it is somebody else's."""
+    held = {BOB.site_id: BOB}
+    now = SiteKeys(b"n" * 32, b"N" * 32)
+    gate = Gate(
+        keys=now,
+        peer={ALICE.site_id: ALICE_CARD}.get,
+        seen=lambda _, __: False,
+        requests_per_s=100.0,
+        holder=held.get,
+    )
+    admitted = gate.admit(request(), 0.0, NOW_MS)
+
+    assert OPEN_BODY == cbor.encode(gate.decode(admitted))
+    assert BOB == gate.keys_of(admitted.raw)
+    held.clear()
+    with pytest.raises(Misaddressed):
+        gate.admit(request(), 0.0, NOW_MS)
+    with pytest.raises(Misaddressed):
+        gate.decode(admitted)
