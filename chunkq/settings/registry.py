@@ -15,7 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
-from chunkq.errors import ConfigError, NotFound, StorageError, UsageError
+from chunkq.errors import ConfigError, NotFound, StatementInvalid, StorageError, UsageError
+from chunkq.protocol.standing import Trouble, concerns, heed
+from chunkq.protocol.succession import Said
 from chunkq.settings.files import read_text, read_toml, write_toml
 from chunkq.settings.nearest import did_you_mean
 from chunkq.settings.places import Directories
@@ -105,7 +107,9 @@ class Registry:
         peers, shares = self._peers.refresh(), self._shares.refresh()
         if peers:
             self._by_key = {
-                bytes(peer.card.verify_key): peer for peer in self._peers.entries.values()
+                site_id: peer
+                for peer in self._peers.entries.values()
+                for site_id in peer.standing.site_ids
             }
         return peers or shares
 
@@ -133,7 +137,10 @@ class Registry:
         return _lookup(self._shares, name, "share", "chunkq share add NAME PATH")
 
     def peer_by_key(self, verify_key: bytes) -> Peer | None:
-        """The pinned peer that signs with this key, or None: then the sender is a stranger."""
+        """The peer that signs with this key, or did; None: then the sender is a stranger.
+
+        Whether the key still counts, and the peer is trusted, is in the `Peer`.
+        """
         return self._by_key.get(verify_key)
 
     def allows(self, alias: str, share: str, path: str) -> bool:
@@ -168,6 +175,10 @@ class Registry:
                     hint=f"to rename it, first: chunkq peer rm {twin.alias}",
                 )
             pinned = self._peers.entries.get(peer.alias)
+            if pinned is not None and pinned.trouble is not None:
+                _check_decided(pinned, peer, replace_card=replace_card)
+            elif pinned is not None and pinned.card == peer.card:
+                peer = peer.at(pinned.standing)
             if pinned is not None and pinned.card != peer.card and not replace_card:
                 raise UsageError(
                     f"another card is already pinned as {peer.alias}",
@@ -175,8 +186,62 @@ class Registry:
                 )
             if pinned is not None and replace(peer, added_at=pinned.added_at) == pinned:
                 return False
-            write_toml(self._directories.peers / f"{peer.alias}{SUFFIX}", peer_to_table(peer))
+            self._write_peer(peer)
         return True
+
+    def heed(
+        self,
+        statement: Said,
+        now_ms: int,
+        *,
+        by_hand: bool = False,
+        prepare: Callable[[bytes], None] = lambda _: None,
+    ) -> tuple[Peer, Peer]:
+        """Let a statement have its effect on the peer that it is about: before, and after.
+
+        `by_hand`: an operator gave it, so that it counts for peers that are not followed of
+        themselves, too. `prepare` hears of the id of new keys before they are pinned.
+        Raises `StatementInvalid` where it has no effect, `StorageError`.
+        """
+        with self._writing():
+            about = [
+                peer for peer in self._peers.entries.values() if concerns(peer.standing, statement)
+            ]
+            if len(about) != 1:
+                raise StatementInvalid(
+                    "the statement is about no peer that is pinned here"
+                    if not about
+                    else "the statement is about several peers here: "
+                    + ", ".join(sorted(peer.alias for peer in about)),
+                    hint="chunkq peer ls shows who is pinned",
+                )
+            before = about[0]
+            after = before.at(heed(before.standing, statement, now_ms))
+            if after == before:
+                return before, before
+            if not (by_hand or before.follow or after.trouble or after.card == before.card):
+                raise StatementInvalid(
+                    f"{before.alias} has other keys now, and is followed by hand only",
+                    hint=f"chunkq peer follow {statement.line}",
+                )
+            if after.card != before.card:
+                prepare(after.card.site_id)
+            self._write_peer(after)
+        return before, after
+
+    def distrust_peer(self, alias: str, now_ms: int, detail: str) -> bool:
+        """Let nothing of a peer count from now on; False if it was so. Raises `NotFound`."""
+        with self._writing():
+            peer = self.peer(alias)
+            if peer.trouble is not None:
+                return False
+            self._write_peer(
+                replace(peer, trouble=Trouble.DISTRUSTED, trouble_ms=now_ms, detail=detail)
+            )
+        return True
+
+    def _write_peer(self, peer: Peer) -> None:
+        write_toml(self._directories.peers / f"{peer.alias}{SUFFIX}", peer_to_table(peer))
 
     def remove_peer(self, alias: str) -> tuple[tuple[str, Grant], ...]:
         """Forget a peer and its grants; returns the grants. Raises `NotFound`."""
@@ -266,6 +331,20 @@ def _lookup(folder: _Folder[_T], name: str, what: str, how: str) -> _T:
         listed = f"known: {', '.join(known)}" if known else f"there is none yet; try: {how}"
         hint = did_you_mean(name, known) or listed
         raise NotFound(f"no {what} is called {name!r}", hint=hint) from None
+
+
+def _check_decided(pinned: Peer, peer: Peer, *, replace_card: bool) -> None:
+    """Only a deliberate act ends a distrust. Raises `UsageError`."""
+    if not replace_card:
+        raise UsageError(
+            f"{pinned.alias} is not trusted: {pinned.detail}",
+            hint="give --replace if its owner told you, by another way, that this card holds",
+        )
+    if pinned.trouble is Trouble.REVOKED and peer.card.site_id == pinned.card.site_id:
+        raise UsageError(
+            f"{pinned.alias}'s owner revoked this very card",
+            hint="ask for the card of its new keys",
+        )
 
 
 def _unlink(path: Path) -> None:

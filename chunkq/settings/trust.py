@@ -7,14 +7,14 @@ directory and who may see it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from chunkq.errors import CardInvalid, ConfigError, UnsafeName, UsageError
+from chunkq.errors import CardInvalid, ConfigError, PeerDistrusted, UnsafeName, UsageError
 from chunkq.protocol.identity import SiteCard, decode_card
 from chunkq.protocol.limits import (
     DEFAULT_CHUNK_SIZE_BYTES,
@@ -23,6 +23,7 @@ from chunkq.protocol.limits import (
     MIN_CHUNK_SIZE_BYTES,
 )
 from chunkq.protocol.names import check_path
+from chunkq.protocol.standing import MAX_EARLIER, Earlier, Standing, Trouble
 from chunkq.settings.files import find_line
 from chunkq.settings.model import DEFAULT_LINK, LABEL, LABEL_RULE, Label
 from chunkq.settings.nearest import did_you_mean
@@ -30,13 +31,15 @@ from chunkq.settings.quantity import SizeBytes, show_size
 
 #: A card is one line of a few hundred characters.
 MAX_CARD_LENGTH: Final = 4096
+_EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
     """A pinned site. `alias` is what it is called here, `address` its name on the link.
 
-    `card_line` is the card as it was given.
+    `card_line` is the card as it was given, or as a succession gave it. `follow`: a succession is
+    followed when it is heard of, not only by `chunkq peer follow`.
     """
 
     alias: str
@@ -45,6 +48,33 @@ class Peer:
     link: str
     address: str
     added_at: datetime
+    follow: bool = True
+    earlier: tuple[Earlier, ...] = ()
+    trouble: Trouble | None = None
+    trouble_ms: int = 0
+    detail: str = ""
+
+    @property
+    def standing(self) -> Standing:
+        """Its keys, and whether they count."""
+        return Standing(**{each.name: getattr(self, each.name) for each in fields(Standing)})
+
+    def at(self, standing: Standing) -> Peer:
+        """The same peer with another standing."""
+        return replace(
+            self, **{each.name: getattr(standing, each.name) for each in fields(Standing)}
+        )
+
+    def check_trusted(self) -> Peer:
+        """The peer itself. Raises `PeerDistrusted` where nothing may be asked of it."""
+        if self.trouble is None:
+            return self
+        since = moment(self.trouble_ms).strftime("%Y-%m-%d %H:%M UTC")
+        raise PeerDistrusted(
+            f"{self.alias} is not trusted since {since}: {self.detail}",
+            hint="ask its owner which card holds, by another way than this link, then: "
+            f"chunkq peer add CARD --as {self.alias} --replace",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +113,26 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
 
+class _EarlierTable(_File):
+    card: str = Field(max_length=MAX_CARD_LENGTH)
+    left_at: datetime
+    until: datetime
+
+
+class _TroubleTable(_File):
+    what: Trouble
+    since: datetime
+    detail: str = ""
+
+
 class _PeerFile(_File):
     card: str = Field(max_length=MAX_CARD_LENGTH)
     link: Label = DEFAULT_LINK
     address: Label | None = None
-    added_at: datetime = datetime.fromtimestamp(0, UTC)
+    added_at: datetime = _EPOCH
+    follow: bool = True
+    trouble: _TroubleTable | None = None
+    earlier: list[_EarlierTable] = Field(default_factory=list, max_length=MAX_EARLIER)
 
 
 class _GrantTable(_File):
@@ -128,8 +173,18 @@ def peer_from_table(alias: str, table: Mapping[str, Any], path: Path, text: str)
     parsed = _parse(_PeerFile, table, path, text)
     try:
         card = decode_card(parsed.card)
+        earlier = tuple(
+            Earlier(
+                card=decode_card(each.card),
+                card_line=each.card,
+                left_ms=millis(each.left_at),
+                until_ms=millis(each.until),
+            )
+            for each in parsed.earlier
+        )
     except CardInvalid as error:
         raise ConfigError(f"{path}: {error.message}", hint=error.hint) from error
+    trouble = parsed.trouble
     return Peer(
         alias=alias,
         card=card,
@@ -137,16 +192,46 @@ def peer_from_table(alias: str, table: Mapping[str, Any], path: Path, text: str)
         link=parsed.link,
         address=parsed.address or card.name,
         added_at=parsed.added_at,
+        follow=parsed.follow,
+        earlier=earlier,
+        trouble=trouble.what if trouble else None,
+        trouble_ms=millis(trouble.since) if trouble else 0,
+        detail=trouble.detail if trouble else "",
     )
 
 
 def peer_to_table(peer: Peer) -> dict[str, Any]:
-    return {
+    table: dict[str, Any] = {
         "card": peer.card_line,
         "link": peer.link,
         "address": peer.address,
         "added_at": peer.added_at,
     }
+    if not peer.follow:
+        table["follow"] = False
+    if peer.trouble is not None:
+        since = moment(peer.trouble_ms)
+        table["trouble"] = {"what": str(peer.trouble), "since": since, "detail": peer.detail}
+    if peer.earlier:
+        table["earlier"] = [
+            {
+                "card": each.card_line,
+                "left_at": moment(each.left_ms),
+                "until": moment(each.until_ms),
+            }
+            for each in peer.earlier
+        ]
+    return table
+
+
+def moment(at_ms: int) -> datetime:
+    """Milliseconds since 1970 as a time for people."""
+    return _EPOCH + timedelta(milliseconds=at_ms)
+
+
+def millis(at: datetime) -> int:
+    """A time as milliseconds since 1970."""
+    return (at.replace(tzinfo=at.tzinfo or UTC) - _EPOCH) // timedelta(milliseconds=1)
 
 
 def share_from_table(name: str, table: Mapping[str, Any], path: Path, text: str) -> ShareConfig:

@@ -1,35 +1,39 @@
-"""A site's secret keys in a file that only its owner can read.
+"""A site's secret keys in a file that only its owner can read (its text: `protocol.keyring`).
 
-chunkq-keys 1
-signing  <base64 of 32 bytes>
-exchange <base64 of 32 bytes>
-check    <16 hexadecimal digits: BLAKE3 of both>
+The file is replaced as a whole, by rename: after a kill at any moment there are the old keys, or
+the new ones together with the succession that the old ones signed.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import fcntl
 import os
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
-
-from blake3 import blake3
 
 from chunkq.errors import DestinationUnusable, IdentityError
 from chunkq.protocol.identity import SiteKeys
+from chunkq.protocol.keyring import KeyRing
 from chunkq.storage import descriptors
 from chunkq.storage.mapping import storage_errors
 
-_FIRST_LINE: Final = "chunkq-keys 1"
-_CONTEXT: Final = "chunkq 1 key file"
-_CHECK_BYTES: Final = 8
-#: The file has about 150 bytes; whatever is larger is another file.
-_MAX_FILE_SIZE_BYTES: Final = 4096
+#: A ring with all its retired keys and the longest succession and consent has about 16 KiB;
+#: whatever is larger is another file.
+_MAX_FILE_SIZE_BYTES: Final = 32 * 1024
+
+#: inode, size, mtime_ns: a file that was replaced has another inode.
+_Stamp = tuple[int, int, int]
 
 
 def load_keys(path: str | os.PathLike[str]) -> SiteKeys:
-    """The keys in `path`.
+    """The present keys in `path`. Raises `IdentityError` as `load_ring` does."""
+    return load_ring(path).keys
+
+
+def load_ring(path: str | os.PathLike[str]) -> KeyRing:
+    """The keys in `path`, and what became of those before.
 
     Raises `IdentityError` if they are missing, damaged, another user's, or readable by others.
     """
@@ -42,13 +46,80 @@ def load_keys(path: str | os.PathLike[str]) -> SiteKeys:
             raw = descriptors.read_full(fd, 0, _MAX_FILE_SIZE_BYTES)
     finally:
         os.close(fd)
-    keys = _parse(raw)
-    if keys is None:
+    try:
+        return KeyRing.decode(raw.decode("ascii"))
+    except (IdentityError, ValueError):
         raise IdentityError(
             f"{whole} is damaged or no key file",
             hint="restore it from a backup; new keys are a new identity for every peer",
-        )
-    return keys
+        ) from None
+
+
+def change_ring(
+    path: str | os.PathLike[str], change: Callable[[KeyRing], KeyRing]
+) -> tuple[KeyRing, KeyRing]:
+    """Replace the ring by what `change` makes of it, durably; returns it before and after.
+
+    One process does so at a time. Raises `IdentityError`, `StorageError`, and what `change` does.
+    """
+    whole = os.path.abspath(path)
+    directory, name = os.path.split(whole)
+    with _locked(directory) as fd:
+        before = load_ring(whole)
+        after = change(before)
+        _remove_leftovers(fd, name)
+        if after is not before:
+            descriptors.replace_file(fd, name, whole, [after.encode().encode()], mode=0o600)
+    return before, after
+
+
+def _remove_leftovers(directory_fd: int, name: str) -> None:
+    """What a killed process was about to put in place holds secrets as well."""
+    for found in os.listdir(directory_fd):
+        if found.startswith(f"{name}.") and found.endswith(descriptors.TEMPORARY_SUFFIX):
+            descriptors.remove_if_there(directory_fd, found)
+
+
+@contextmanager
+def _locked(directory: str) -> Iterator[int]:
+    """The directory itself carries the lock: nothing is left behind."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise IdentityError(
+            f"open {directory}: {os.strerror(error.errno or 0)}",
+            hint="make keys with `chunkq init`",
+        ) from error
+    try:
+        with storage_errors("flock", directory):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+class KeyFile:
+    """The ring in a file, as it is now: another process may have changed it (`ports.Identity`)."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Raises `IdentityError`."""
+        self._path = os.path.abspath(path)
+        self._stamp = self._look()
+        self.ring = load_ring(self._path)
+
+    def refresh(self) -> None:
+        """Read it again if it was replaced. Raises `IdentityError`; `ring` stays as it was."""
+        stamp = self._look()
+        if stamp != self._stamp:
+            self.ring = load_ring(self._path)
+            self._stamp = stamp
+
+    def _look(self) -> _Stamp | None:
+        try:
+            found = os.stat(self._path)
+        except OSError:  # reading it says what is wrong
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def save_keys(path: str | os.PathLike[str], keys: SiteKeys) -> None:
@@ -67,7 +138,9 @@ def save_keys(path: str | os.PathLike[str], keys: SiteKeys) -> None:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     temporary = f"{name}.{os.urandom(8).hex()}{descriptors.TEMPORARY_SUFFIX}"
     try:
-        descriptors.write_new(fd, temporary, whole, [_format(keys)], mode=0o600)
+        descriptors.write_new(
+            fd, temporary, whole, [KeyRing(keys=keys).encode().encode()], mode=0o600
+        )
         with storage_errors("link", whole, destination=True):
             descriptors.link_no_clobber(fd, temporary, fd, name)
         with storage_errors("fsync", directory, sync=True):
@@ -113,32 +186,3 @@ def _check_private(status: os.stat_result, path: str, mode: str) -> None:
             f"{path} is open to others (mode {stat.S_IMODE(status.st_mode):o})",
             hint=f"chmod {mode} {path}",
         )
-
-
-def _format(keys: SiteKeys) -> bytes:
-    signing, exchange = keys.signing_seed, keys.exchange_secret
-    lines = (
-        _FIRST_LINE,
-        f"signing  {base64.b64encode(signing).decode()}",
-        f"exchange {base64.b64encode(exchange).decode()}",
-        f"check    {_check(signing, exchange)}",
-    )
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _parse(raw: bytes) -> SiteKeys | None:
-    try:
-        fields = dict(line.split() for line in raw.decode("ascii").splitlines())
-        keys = SiteKeys(
-            base64.b64decode(fields["signing"], validate=True),
-            base64.b64decode(fields["exchange"], validate=True),
-        )
-    except (ValueError, KeyError, binascii.Error, IdentityError):
-        return None
-    # One text for one pair of keys; only white space is of no account.
-    return keys if raw.split() == _format(keys).split() else None
-
-
-def _check(signing: bytes, exchange: bytes) -> str:
-    hasher = blake3(signing + exchange, derive_key_context=_CONTEXT)
-    return hasher.digest(length=_CHECK_BYTES).hex()
