@@ -12,8 +12,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from chunkq.ports import Clock, ListingPage, Log, PeerRef, Share, SmallFile, SourceFile, Transport
-from chunkq.protocol.identity import SiteCard, SiteKeys
+from chunkq.ports import (
+    Clock,
+    Heard,
+    Identity,
+    ListingPage,
+    Log,
+    PeerRef,
+    Share,
+    SmallFile,
+    SourceFile,
+    Transport,
+)
+from chunkq.protocol.identity import SiteCard
 from chunkq.protocol.limits import (
     DEFAULT_CHUNK_SIZE_BYTES,
     KEY_SIZE_BYTES,
@@ -21,6 +32,7 @@ from chunkq.protocol.limits import (
     MIB,
 )
 from chunkq.protocol.messages import RefusalReason
+from chunkq.protocol.succession import Said
 from chunkq.runtime.answers import Answers
 from chunkq.runtime.asking import Order, Place
 from chunkq.runtime.fetch import FileFetch
@@ -29,10 +41,11 @@ from chunkq.runtime.origin import OriginWorker
 from chunkq.runtime.packing import Packing
 from chunkq.runtime.peer import PeerLink, Requester
 from chunkq.settings import Link, Peer, Registry, Settings
+from chunkq.settings.trust import millis
 from chunkq.storage.destination import Destination
 from chunkq.storage.hashing import build_manifest
 from chunkq.storage.instances import Instance, claim_instance
-from chunkq.storage.keys import load_keys
+from chunkq.storage.keys import KeyFile, change_ring
 from chunkq.storage.manifests import ManifestStore
 from chunkq.storage.mapping import storage_errors
 from chunkq.storage.places import Places
@@ -126,7 +139,24 @@ def _text(path: os.PathLike[str] | None) -> str | None:
 
 
 def ref_of(peer: Peer) -> PeerRef:
-    return PeerRef(peer.alias, peer.card, peer.address)
+    earlier = peer.earlier
+    return PeerRef(
+        peer.alias,
+        peer.card,
+        peer.address,
+        earlier=tuple(each.card for each in earlier if each.until_ms),
+        first_id=(earlier[-1].card if earlier else peer.card).site_id,
+        pinned_ms=millis(peer.added_at),
+        distrust=peer.detail if peer.trouble else "",
+    )
+
+
+def ref_for(peer: Peer, site_id: bytes, now_ms: int) -> PeerRef | None:
+    """The peer as the sender of a request by that key; None where the key counts no more."""
+    counts = site_id == peer.card.site_id or any(
+        each.card.site_id == site_id and now_ms < each.until_ms for each in peer.earlier
+    )
+    return ref_of(peer) if counts else None
 
 
 # ---------------------------------------------------------------- origin
@@ -135,8 +165,10 @@ def ref_of(peer: Peer) -> PeerRef:
 class RegistryDirectory:
     """The registry on disk as the origin's `Directory`."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, trust: Callable[[Said], Heard]) -> None:
         self._registry = registry
+        self._trust = trust
+        self._clock = SystemClock()
         self._shares: dict[str, tuple[object, DirectoryShare]] = {}
 
     def refresh(self) -> None:
@@ -144,7 +176,10 @@ class RegistryDirectory:
 
     def peer(self, site_id: bytes) -> PeerRef | None:
         peer = self._registry.peer_by_key(site_id)
-        return None if peer is None else ref_of(peer)
+        return None if peer is None else ref_for(peer, site_id, self._clock.wall_ms())
+
+    def heed(self, statement: Said) -> Heard:
+        return self._trust(statement)
 
     def share(self, peer: PeerRef, share: str, path: str) -> Share | None:
         if not self._registry.allows(peer.alias, share, path):
@@ -190,18 +225,24 @@ class OfferedPath:
 class OfferedShares:
     """Shares that a program decides on itself, instead of those on disk.
 
-    `peers()` are the pinned peers now; `find(peer alias, share, path)` returns what to offer.
+    `peers()` are the pinned peers now; `find(peer alias, share, path)` returns what to offer;
+    `trust` has the word on what peers say of their keys.
     """
 
     peers: Callable[[], Mapping[str, Peer]]
+    trust: Callable[[Said], Heard]
     find: Callable[[str, str, str], Share | os.PathLike[str] | None]
 
     def refresh(self) -> None:
         """Nothing to read: `peers` is asked each time."""
 
     def peer(self, site_id: bytes) -> PeerRef | None:
-        found = (peer for peer in self.peers().values() if peer.card.site_id == site_id)
-        return next(map(ref_of, found), None)
+        now_ms = SystemClock().wall_ms()
+        found = (ref_for(peer, site_id, now_ms) for peer in self.peers().values())
+        return next((ref for ref in found if ref is not None), None)
+
+    def heed(self, statement: Said) -> Heard:
+        return self.trust(statement)
 
     def share(self, peer: PeerRef, share: str, path: str) -> Share | None:
         offered = self.find(peer.alias, share, path)
@@ -214,7 +255,7 @@ class OfferedShares:
 @asynccontextmanager
 async def origin_worker(
     settings: Settings,
-    keys: SiteKeys,
+    identity: Identity,
     link: Link,
     transport: Transport,
     *,
@@ -225,11 +266,14 @@ async def origin_worker(
     places, clock = settings.directories, SystemClock()
     pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="origin")
     manifests = Manifests(
-        keys=keys, store=ManifestStore(places.manifests), build=build_manifest, pool=pool
+        keys=identity.ring.keys,
+        store=ManifestStore(places.manifests),
+        build=build_manifest,
+        pool=pool,
     )
     replays = ReplayStore(places.replays)
     answers = Answers(
-        keys=keys,
+        keys=identity.ring.keys,
         directory=directory,
         manifests=manifests,
         pool=pool,
@@ -240,7 +284,7 @@ async def origin_worker(
     )
     try:
         yield OriginWorker(
-            keys=keys,
+            keys=identity,
             address=settings.site_name,
             transport=transport,
             directory=directory,
@@ -264,9 +308,18 @@ async def origin_worker(
 class Fetcher:
     """This site as a requester: one reply mailbox a link, made when first needed."""
 
-    def __init__(self, settings: Settings, keys: SiteKeys, *, log: Log = write_log) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        identity: Identity,
+        *,
+        heed: Callable[[Said], Heard] | None = None,
+        log: Log = write_log,
+    ) -> None:
+        """`heed`: where what peers say of their keys has its effect."""
         self.settings = settings
-        self.keys = keys
+        self.identity = identity
+        self.heed = heed
         self.clock = SystemClock()
         self.log = log
         self.places = Places(settings.directories.state)
@@ -283,6 +336,10 @@ class Fetcher:
         ref = ref_of(peer)
         async with self._opening:
             known = self._peers.get((peer.alias, peer.link))
+            if known is not None:
+                known.use_newest_keys()
+                if known.ref.card in ref.earlier:  # another process followed its succession
+                    known.ref = ref
             if known is None or known.ref != ref:  # it may have been pinned anew meanwhile
                 link = self.settings.links[peer.link]
                 requester = await self._requester(link)
@@ -311,10 +368,12 @@ class Fetcher:
     ) -> FileFetch:
         """The transfer of one file to `parts` below `destination`, from all `places`.
 
-        `named`: the peer that `order` is about. Staging is called after it, be it reached or not.
+        `named`: the peer that `order` is about. Staging is called after it, be it reached or not,
+        and after the first keys it was pinned with, so that it is found again when they changed.
         """
         first, *mirrors = places
         instance = first.peer.requester.instance
+        origin = ref_of(named).first_id
 
         def header() -> StateHeader:
             return StateHeader(
@@ -327,7 +386,7 @@ class Fetcher:
             )
 
         def open_staging() -> StagedFile:
-            name = transfer_id(named.card.site_id, order.share, order.path, parts)
+            name = transfer_id(origin, order.share, order.path, parts)
             return open_staged(destination, parts, name, header())
 
         return FileFetch(
@@ -355,7 +414,8 @@ class Fetcher:
         self._stack.push_async_callback(close_link, link, transport, self.log)
         await transport.open()
         requester = Requester(
-            keys=self.keys,
+            keys=self.identity,
+            heed=self.heed,
             site=site,
             instance=self._instance.label,
             transport=transport,
@@ -372,9 +432,15 @@ class Fetcher:
 # ---------------------------------------------------------------- both
 
 
-def load_identity(settings: Settings) -> SiteKeys:
-    """The keys of this site. Raises `IdentityError`."""
-    return load_keys(settings.directories.keys_file)
+def load_identity(settings: Settings) -> KeyFile:
+    """The keys of this site; those whose time is over are erased. Raises `IdentityError`."""
+    path = settings.directories.keys_file
+    now_ms = SystemClock().wall_ms()
+    found = KeyFile(path)
+    if found.ring.pruned(now_ms) is not found.ring:
+        change_ring(path, lambda ring: ring.pruned(now_ms))
+        found.refresh()
+    return found
 
 
 def prepare_process() -> None:

@@ -13,10 +13,14 @@ from typing import Literal, Protocol, runtime_checkable
 
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.geometry import Geometry
-from chunkq.protocol.identity import SiteCard
+from chunkq.protocol.keyring import KeyRing
 from chunkq.protocol.messages import Entry, RefusalReason
 from chunkq.protocol.packet import RequestId
+from chunkq.protocol.peering import Heard as Heard  # noqa: PLC0414 told to who imports ports
+from chunkq.protocol.peering import News as News  # noqa: PLC0414 told to who imports ports
+from chunkq.protocol.peering import PeerRef as PeerRef  # noqa: PLC0414 told to who imports ports
 from chunkq.protocol.priority import Priority
+from chunkq.protocol.succession import Said
 
 Buffer = bytes | bytearray | memoryview
 
@@ -461,13 +465,15 @@ class ReplayRecord(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class PeerRef:
-    """A pinned peer: what it is called here, its card, and its name on the link."""
+class Identity(Protocol):
+    """This site's own keys, as they are at this moment."""
 
-    alias: str
-    card: SiteCard
-    address: str
+    @property
+    def ring(self) -> KeyRing: ...
+
+    def refresh(self) -> None:
+        """Look whether they were changed. Raises `IdentityError`."""
+        ...
 
 
 class Directory(Protocol):
@@ -483,6 +489,13 @@ class Directory(Protocol):
 
     def chunk_size(self, share: str) -> int:
         """The preferred chunk size in bytes."""
+        ...
+
+    def heed(self, statement: Said) -> Heard:
+        """Let a peer's statement about its keys have its effect; blocks.
+
+        Raises `StatementInvalid` where it has none, `StorageError`.
+        """
         ...
 
 

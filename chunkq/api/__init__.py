@@ -10,5 +10,7 @@ async with Site.open() as site:
 from chunkq.api.site import Site
 from chunkq.api.source import Source
 from chunkq.api.transfer import Transfer
+from chunkq.api.trust import KeyNews
+from chunkq.protocol.keyring import KeyRing
 
-__all__ = ["Site", "Source", "Transfer"]
+__all__ = ["KeyNews", "KeyRing", "Site", "Source", "Transfer"]

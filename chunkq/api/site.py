@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from weakref import WeakSet
 from chunkq.api.origins import Origins
 from chunkq.api.source import Source, check_alike
 from chunkq.api.transfer import Transfer, Wanted
+from chunkq.api.trust import KeyNews, ProgramTrust, RegistryTrust
 from chunkq.compose import (
     Fetcher,
     OfferedShares,
@@ -29,31 +30,54 @@ from chunkq.compose import (
     prepare_process,
     write_log,
 )
-from chunkq.errors import BrokerUnreachable, NotFound
-from chunkq.ports import Log, Share
+from chunkq.errors import BrokerUnreachable, ChunkqError, IdentityError, NotFound, UsageError
+from chunkq.ports import Identity, Log, Share
 from chunkq.protocol.identity import SiteKeys, decode_card, encode_card
+from chunkq.protocol.keyring import KeyRing
 from chunkq.protocol.messages import Entry
 from chunkq.protocol.priority import PriorityWord
+from chunkq.protocol.standing import Earlier
+from chunkq.runtime.identity import FixedIdentity, identity_of
 from chunkq.runtime.listing import list_directory
 from chunkq.runtime.probing import Limits, Prober
+from chunkq.runtime.telling import tell_keys
 from chunkq.settings import DEFAULT_LINK, MAX_ORIGINS, Link, Peer, Registry, Settings, load
 
 #: A worker whose broker is away tries again after this, doubling up to the cap.
 RETRY_S: Final = 1.0
 RETRY_CAP_S: Final = 30.0
+#: How long a peer may take to say that it took note of a change of keys.
+ANNOUNCE_S: Final = 10.0
+#: Later than any time: what a program names counts.
+ALWAYS_MS: Final = 1 << 60
+
+#: A peer's card, or its card and those it had before.
+Cards = str | Sequence[str]
 
 
 class Site:
     """This site: its keys, its peers, its links. Use `Site.open`."""
 
     def __init__(
-        self, settings: Settings, keys: SiteKeys, *, peers: Mapping[str, str] | None, log: Log
+        self,
+        settings: Settings,
+        identity: Identity,
+        *,
+        peers: Mapping[str, Cards] | None,
+        on_keys: Callable[[KeyNews], bool] | None = None,
+        log: Log,
     ) -> None:
         self.settings = settings
-        self.keys = keys
+        self.identity = identity
         self._registry = Registry(settings.directories) if peers is None else None
-        self._given_cards: Mapping[str, str] = {} if peers is None else peers
-        self._fetcher = Fetcher(settings, keys, log=log)
+        self._given_cards: Mapping[str, Cards] = {} if peers is None else peers
+        clock = SystemClock()
+        self.trust: RegistryTrust | ProgramTrust = (
+            ProgramTrust(self._peers, on_keys, settings, clock, log)
+            if self._registry is None
+            else RegistryTrust(self._registry, settings, clock, log)
+        )
+        self._fetcher = Fetcher(settings, identity, heed=self.trust.heed, log=log)
         self._transfers: WeakSet[Transfer] = WeakSet()
         self._log = log
 
@@ -63,26 +87,79 @@ class Site:
         cls,
         settings: Settings | None = None,
         *,
-        keys: SiteKeys | None = None,
-        peers: Mapping[str, str] | None = None,
+        keys: SiteKeys | KeyRing | None = None,
+        peers: Mapping[str, Cards] | None = None,
+        on_keys: Callable[[KeyNews], bool] | None = None,
         log: Log = write_log,
     ) -> AsyncIterator[Self]:
         """A site for the time of an `async with`.
 
         Without arguments everything is read from the configuration, as the command line does.
         `keys` and `peers` replace what would be read from disk: a card by alias, each reached on
-        the default link. The mapping is looked at again for every request, so the program may
-        change it at any time. Raises `ConfigError`, `IdentityError`.
+        the default link; or several cards, of which the first is the peer's and the others are
+        those it had before, which still count. The mapping is looked at again for every request,
+        so the program may change it at any time.
+
+        `on_keys` hears of a peer's change of keys, proved by its signatures, on the loop: to
+        follow, put `[news.card, *news.earlier]` into `peers` and return True. Without it nothing
+        is followed. Raises `ConfigError`, `IdentityError`.
         """
         settings = settings or load().settings
         prepare_process()
         make_own_spool(settings)
-        site = cls(settings, keys or load_identity(settings), peers=peers, log=log)
+        identity = identity_of(keys) if keys else load_identity(settings)
+        site = cls(settings, identity, peers=peers, on_keys=on_keys, log=log)
         try:
             yield site
         finally:
             await site._stop_transfers()
             await site._fetcher.close()
+
+    @property
+    def keys(self) -> SiteKeys:
+        """The keys now."""
+        return self.identity.ring.keys
+
+    def use_keys(self, ring: KeyRing) -> None:
+        """Go on with changed keys, for a program that keeps them itself: they count at once.
+
+        Running workers answer to both, transfers under way go on. `announce` tells the peers.
+        """
+        if not isinstance(self.identity, FixedIdentity):
+            raise UsageError("these keys are in a file; change them with `chunkq rotate`")
+        self.identity.ring = ring
+
+    async def announce(
+        self, *, aliases: Collection[str] | None = None, patience_s: float = ANNOUNCE_S
+    ) -> dict[str, bool]:
+        """Tell the peers (or some) what became of this site's keys; whether each took note.
+
+        Who does not answer in time hears of it when it next asks, or is asked.
+        """
+        said = self.identity.ring.statement
+        if said is None:
+            return {}
+        return await self.say(said.line, aliases=aliases, patience_s=patience_s)
+
+    async def say(
+        self, line: str, *, aliases: Collection[str] | None = None, patience_s: float = ANNOUNCE_S
+    ) -> dict[str, bool]:
+        """Tell one statement to the peers; whether each took note of it."""
+        peers = [
+            peer
+            for alias, peer in self._peers().items()
+            if peer.trouble is None and (aliases is None or alias in aliases)
+        ]
+
+        async def tell(peer: Peer) -> bool:
+            try:
+                return await tell_keys(await self._fetcher.peer(peer), line, patience_s)
+            except ChunkqError as error:
+                self._log("peer_not_told", level="warning", peer=peer.alias, detail=error.message)
+                return False
+
+        answers = await asyncio.gather(*map(tell, peers))
+        return {peer.alias: told for peer, told in zip(peers, answers, strict=True)}
 
     @property
     def card(self) -> str:
@@ -178,9 +255,10 @@ class Site:
         """
         directory: RegistryDirectory | OfferedShares
         if find is not None:
-            directory = OfferedShares(peers=self._peers, find=find)
+            directory = OfferedShares(peers=self._peers, trust=self.trust.heed, find=find)
         else:
-            directory = RegistryDirectory(self._registry or Registry(self.settings.directories))
+            registry = self._registry or Registry(self.settings.directories)
+            directory = RegistryDirectory(registry, self.trust.heed)
         used = {peer.link for peer in self._peers().values()} or set(self.settings.links)
         waiting = len(used)
 
@@ -212,7 +290,7 @@ class Site:
                     await asyncio.sleep(delay)
                     delay = min(delay * 2, RETRY_CAP_S)
             worker = origin_worker(
-                self.settings, self.keys, link, transport, directory=directory, log=self._log
+                self.settings, self.identity, link, transport, directory=directory, log=self._log
             )
             async with worker as serving:
                 ready()
@@ -225,23 +303,40 @@ class Site:
         if self._registry is not None:
             self._registry.refresh()
             return self._registry.peers
-        return {alias: pinned(alias, card) for alias, card in self._given_cards.items()}
+        return {alias: pinned(alias, *_lines(each)) for alias, each in self._given_cards.items()}
 
     def _peer(self, alias: str) -> Peer:
+        """The peer to be asked. Raises `NotFound`, `PeerDistrusted`, `IdentityError`."""
+        if self.identity.ring.revocation is not None:
+            raise IdentityError(
+                "this site's keys are revoked, so no peer answers to them",
+                hint="begin a new identity: move site.keys away, then `chunkq init`",
+            )
         if self._registry is not None:
             self._registry.refresh()
-            return self._registry.peer(alias)
+            return self._registry.peer(alias).check_trusted()
         if alias not in self._given_cards:
             known = ", ".join(self._given_cards) or "none"
             raise NotFound(f"no peer is called {alias!r}", hint=f"known: {known}")
-        return pinned(alias, self._given_cards[alias])
+        return pinned(alias, *_lines(self._given_cards[alias]))
+
+
+def _lines(cards: Cards) -> Sequence[str]:
+    return (cards,) if isinstance(cards, str) else cards
 
 
 @lru_cache(maxsize=1024)
-def pinned(alias: str, card_line: str) -> Peer:
-    """A peer whose card a program has. Raises `CardInvalid`."""
+def pinned(alias: str, card_line: str, *earlier_lines: str) -> Peer:
+    """A peer whose cards a program has; those it had before count as long as it names them.
+
+    Raises `CardInvalid`.
+    """
     card = decode_card(card_line)
     never = datetime.fromtimestamp(0, UTC)
+    earlier = tuple(
+        Earlier(card=decode_card(line), card_line=line, left_ms=ALWAYS_MS, until_ms=ALWAYS_MS)
+        for line in earlier_lines
+    )
     return Peer(
         alias=alias,
         card=card,
@@ -249,4 +344,5 @@ def pinned(alias: str, card_line: str) -> Peer:
         link=DEFAULT_LINK,
         address=card.name,
         added_at=never,
+        earlier=earlier,
     )

@@ -225,7 +225,7 @@ class Transfer:
     ) -> Callable[[tuple[str, ...]], bool]:
         """Tells of a file of the tree whether an earlier run has begun it on its own."""
         found = begun(destination)
-        origin, source = peer.ref.card.site_id, self.source
+        origin, source = peer.ref.first_id, self.source
 
         def staged(parts: tuple[str, ...]) -> bool:
             path = "/".join(filter(None, (source.path, *parts)))

@@ -27,7 +27,7 @@ from chunkq.protocol.limits import (
     MAX_LISTING_ENTRIES,
     MIB,
 )
-from chunkq.protocol.manifest import decode_head
+from chunkq.protocol.manifest import decode_head, signed_by
 from chunkq.protocol.messages import (
     Chunks,
     Entry,
@@ -175,9 +175,12 @@ class Answers:
         if len(found.head_bytes) + MARGIN_BYTES > self._max_message_bytes:
             detail = "its manifest does not fit into a message of this link"
             return await replies.refuse(refusal(RefusalReason.TOO_LARGE, detail))
+        signature = found.signature
+        if replies.keys is not None:  # a manifest that was kept is signed by the keys of its day
+            signature = signed_by(replies.keys, found.head_bytes, signature)
         manifest = ManifestReply(
             head=found.head_bytes,
-            signature=found.signature,
+            signature=signature,
             mode=source.mode,
             mtime_ns=source.identity.mtime_ns,
         )
@@ -260,7 +263,7 @@ class Answers:
     async def _files(self, peer: PeerRef, body: Files, replies: Replies) -> None:
         """Bundles, each made and sealed in one go on a thread; whatever is not there is in them."""
         link_bytes = self._max_message_bytes - REPLY_HEADER_SIZE_BYTES - SEAL_SIZE_BYTES
-        made = bundles(self._directory, self._keys, peer, body, link_bytes)
+        made = bundles(self._directory, replies.keys or self._keys, peer, body, link_bytes)
         self._set_packer(replies, peer, body, ("files", body.share))
         try:
             while packet := await self._in_pool(_seal_next, made, replies):

@@ -12,6 +12,7 @@ from chunkq.errors import (
     ChunkqError,
     DiskFull,
     PacketError,
+    PeerDistrusted,
     StorageError,
     SyncFailed,
     TransportError,
@@ -49,6 +50,7 @@ from chunkq.runtime.asking import waiting_for
 from chunkq.runtime.inbox import without_body
 from chunkq.runtime.peer import Asked, PeerLink
 from chunkq.runtime.tasks import Tasks
+from chunkq.runtime.telling import hear
 
 #: Bundles opened, written and synced at once: one is written while the others wait for the disk.
 PLACING_THREADS: Final = 3
@@ -264,14 +266,17 @@ class BundleFetch:
             self._steps.spawn(self._take(asked, raw, files, without_body(delivery)))
             return
         requester.done(delivery)
-        if kind is ReplyKind.REFUSAL:
-            try:
+        try:
+            if kind is ReplyKind.REFUSAL:
                 refusal = cbor.decode(Refusal, asked.open(raw))
-            except PacketError as error:
-                self._log("reply_dropped", level="warning", code=error.code)
-                return
-            self._peer.heed(asked, refusal)
-            self._feed(ev.Refused(asked.token, refusal))
+                self._peer.heed(asked, refusal)
+                self._feed(ev.Refused(asked.token, refusal))
+            elif kind is ReplyKind.STANDING:
+                hear(self._peer, asked.open(raw))
+        except PacketError as error:
+            self._log("reply_dropped", level="warning", code=error.code)
+        except PeerDistrusted as error:
+            self._on_crash(error)
 
     async def _take(
         self, asked: Asked, raw: RawReply, files: tuple[Small, ...], delivery: Delivery
@@ -307,7 +312,7 @@ class BundleFetch:
     def _open(self, asked: Asked, raw: RawReply, files: tuple[Small, ...]) -> _Opened:
         """Raises `PacketError` if nothing of it is to be used."""
         digest = asked_digest(self._share, groups_of(files))
-        bundle = open_bundle(self._peer.ref.card, digest, len(files), asked.open(raw))
+        bundle = open_bundle(asked.recipient, digest, len(files), asked.open(raw))
         good, bad = [], []
         for record, content in bundle.files:
             try:

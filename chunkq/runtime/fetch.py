@@ -13,6 +13,7 @@ from chunkq.errors import (
     DiskFull,
     IntegrityError,
     PacketError,
+    PeerDistrusted,
     PeerRefused,
     TransportError,
 )
@@ -36,6 +37,7 @@ from chunkq.runtime.readback import ReadBack
 from chunkq.runtime.resuming import look, make_room, read_manifest
 from chunkq.runtime.tally import Tally
 from chunkq.runtime.tasks import Tasks
+from chunkq.runtime.telling import hear
 
 #: How often a full disk is looked at again, and how much room ends the wait (or all that lacks).
 SPACE_POLL_S: Final = 1.0
@@ -144,7 +146,7 @@ class FileFetch:
         return error
 
     async def _begin(self) -> None:
-        cards = [place.peer.ref.card for place in self._places]
+        cards = [place.peer.ref.cards for place in self._places]
         found = await self._in_thread(lambda: look(self._staging, cards, self._log))
         resumed, self._manifest = found.resumed, found.manifest
         self._kept = resumed is not None or found.doubt_all
@@ -176,7 +178,7 @@ class FileFetch:
         await self._in_thread(self._staging.remove)
         if kept is None:
             raise DestinationExists(f"{self._order.path} is published already")
-        _, head, _ = read_manifest(kept, [place.peer.ref.card for place in self._places])
+        _, head, _ = read_manifest(kept, [place.peer.ref.cards for place in self._places])
         return self._tally.result(head)
 
     async def _wind_down(self) -> None:
@@ -349,13 +351,18 @@ class FileFetch:
                 refusal = cbor.decode(Refusal, body)
                 asked.peer.heed(asked, refusal)
                 self._feed(ev.Refused(asked.token, refusal, lane))
+            case ReplyKind.STANDING:
+                try:
+                    hear(asked.peer, body)
+                except PeerDistrusted as error:
+                    self._feed(ev.OriginBroken(lane, error))
             case _:
                 self._log("reply_dropped", level="debug", code="unasked")
 
     def _on_manifest(self, asked: Asked, manifest: ManifestReply) -> None:
         lane = self._lanes[asked.peer]
         try:
-            head = verify_head(asked.peer.ref.card, manifest.head, manifest.signature)
+            head = verify_head(asked.recipient, manifest.head, manifest.signature)
         except PacketError as error:
             if len(self._places) == 1:
                 raise

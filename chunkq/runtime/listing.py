@@ -11,6 +11,7 @@ from chunkq.errors import (
     NotFound,
     NotPermitted,
     PacketError,
+    PeerDistrusted,
     PeerRefused,
     PeerSilent,
     TransportError,
@@ -22,6 +23,7 @@ from chunkq.protocol.limits import KEY_SIZE_BYTES
 from chunkq.protocol.messages import Entry, List, Listing, Refusal, RefusalReason
 from chunkq.protocol.packet import RawReply, ReplyKind, RequestKind
 from chunkq.runtime.peer import Asked, PeerLink
+from chunkq.runtime.telling import hear
 
 #: The first wait for an answer if nothing was measured on the link; each further one is doubled.
 FIRST_WAIT_S: Final = 3.0
@@ -51,6 +53,10 @@ class _Question:
                 refusal = cbor.decode(Refusal, body)
                 self._peer.heed(asked, refusal)
                 self.answer.set_result(refusal)
+            elif raw.header.kind is ReplyKind.STANDING:
+                hear(self._peer, body)
+        except PeerDistrusted as error:
+            self.answer.set_exception(error)
         except PacketError as error:
             self._peer.requester.log("reply_dropped", level="warning", code=error.code)
 

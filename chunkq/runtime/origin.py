@@ -9,12 +9,19 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from chunkq.errors import PacketError, Replayed, StorageError, TransportError
+from chunkq.errors import (
+    PacketError,
+    Replayed,
+    SenderDistrusted,
+    StorageError,
+    TransportError,
+)
 from chunkq.ports import (
     Clock,
     Delivery,
     Directory,
     Entropy,
+    Identity,
     Log,
     Mailbox,
     PeerRef,
@@ -23,14 +30,16 @@ from chunkq.ports import (
 )
 from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import KEY_SIZE_BYTES
-from chunkq.protocol.messages import Chunks, Files, Probe, Request
+from chunkq.protocol.messages import Chunks, Files, Probe, Request, Statement
 from chunkq.protocol.origin import Admitted, Gate
 from chunkq.protocol.priority import Priority
 from chunkq.protocol.seal import ReplySealer
 from chunkq.runtime.answers import Answers
+from chunkq.runtime.identity import identity_of
 from chunkq.runtime.inbox import Inbox
 from chunkq.runtime.replies import MAX_UNSENT_BYTES, Replies
 from chunkq.runtime.slots import Slots
+from chunkq.runtime.statements import Statements
 from chunkq.runtime.tasks import Tasks
 
 #: Requests taken from the queue and not finished: what a killed worker holds up for a while.
@@ -47,7 +56,7 @@ class OriginWorker:
     def __init__(
         self,
         *,
-        keys: SiteKeys,
+        keys: SiteKeys | Identity,
         address: str,
         transport: Transport,
         directory: Directory,
@@ -59,7 +68,8 @@ class OriginWorker:
         requests_per_s: float,
         concurrency: int,
     ) -> None:
-        self._keys = keys
+        self._identity = identity = identity_of(keys)
+        self._statements = Statements(identity=identity, directory=directory, log=log)
         self._mailbox = Mailbox("req", address)
         self._transport = transport
         self._directory = directory
@@ -69,7 +79,11 @@ class OriginWorker:
         self._entropy = entropy
         self._log = log
         self._gate = Gate(
-            keys=keys, peer=self._card_of, seen=replays.seen, requests_per_s=requests_per_s
+            keys=identity.ring.keys,
+            peer=self._card_of,
+            seen=replays.seen,
+            requests_per_s=requests_per_s,
+            holder=self._holder,
         )
         self._slots = Slots(concurrency)
         self._chunk_slots = Slots(CHUNK_REQUESTS)
@@ -108,6 +122,7 @@ class OriginWorker:
         while True:
             deliveries = await inbox.receive()
             try:
+                self._statements.refresh()
                 self._directory.refresh()
             except StorageError as error:
                 self._log("directory_unreadable", level="error", detail=error.message)
@@ -125,6 +140,8 @@ class OriginWorker:
                 raise Replayed("another worker took it")
             body = self._gate.decode(admitted)
             peer = self._directory.peer(header.sender)
+            if isinstance(body, Statement) and admitted.refusal is None:
+                peer = await self._statements.heed(admitted, body)
             if peer is not None:
                 await self._answer(peer, admitted, body)
         except PacketError as error:
@@ -136,15 +153,25 @@ class OriginWorker:
         inbox.done(delivery)
 
     async def _answer(self, peer: PeerRef, admitted: Admitted, body: Request) -> None:
+        keys = self._gate.keys_of(admitted.raw)
         sealer = ReplySealer(
-            raw=admitted.raw, keys=self._keys, ephemeral_secret=self._entropy(KEY_SIZE_BYTES)
+            raw=admitted.raw, keys=keys, ephemeral_secret=self._entropy(KEY_SIZE_BYTES)
         )
         to = Mailbox("rep", peer.address, body.instance)
         priority = Priority.of(body.priority)
-        request_id = admitted.raw.header.request_id
-        replies = Replies(self._transport, to, sealer, request_id, self._outflow, priority=priority)
+        replies = Replies(
+            self._transport,
+            to,
+            sealer,
+            admitted.raw.header.request_id,
+            self._outflow,
+            priority=priority,
+            keys=keys if self._identity.ring.succession is not None else None,
+        )
         try:
-            if admitted.refusal is not None:
+            if await self._statements.answer(peer, admitted, body, replies):
+                pass  # that was all
+            elif admitted.refusal is not None:
                 await replies.refuse(admitted.refusal)
             elif isinstance(body, Chunks | Files | Probe):
                 async with self._chunk_slots.taken(priority), self._slots.taken(priority):
@@ -159,7 +186,14 @@ class OriginWorker:
 
     def _card_of(self, site_id: bytes) -> SiteCard | None:
         peer = self._directory.peer(site_id)
-        return None if peer is None else peer.card
+        if peer is None:
+            return None
+        if peer.distrust:
+            raise SenderDistrusted(f"{peer.alias} is not trusted: {peer.distrust}")
+        return peer.card_of(site_id)
+
+    def _holder(self, site_id: bytes) -> SiteKeys | None:
+        return self._identity.ring.holder(site_id, self._clock.wall_ms())
 
     def _on_crash(self, error: Exception) -> None:
         """A fault of ours (or a fatal one of the broker): end, so that the supervisor sees it."""

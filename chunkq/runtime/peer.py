@@ -8,16 +8,27 @@ difference of the clocks.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from chunkq.errors import PacketError, TransportError
-from chunkq.ports import Clock, Delivery, Entropy, Log, Mailbox, PeerRef, Transport
+from chunkq.ports import (
+    Clock,
+    Delivery,
+    Entropy,
+    Heard,
+    Identity,
+    Log,
+    Mailbox,
+    PeerRef,
+    Transport,
+)
 from chunkq.protocol import cbor
 from chunkq.protocol.compression import Appetite
-from chunkq.protocol.identity import SiteKeys
+from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import KEY_SIZE_BYTES, MAX_WINDOW_BYTES, MIB
 from chunkq.protocol.messages import Receipt, Refusal, RefusalReason, Request
 from chunkq.protocol.packet import (
@@ -30,11 +41,15 @@ from chunkq.protocol.packet import (
 )
 from chunkq.protocol.priority import Priority
 from chunkq.protocol.seal import ReplyOpener, has_aes, seal_request
+from chunkq.protocol.signers import Signers
+from chunkq.protocol.succession import Said
 from chunkq.protocol.window import Window
 from chunkq.protocol.yielding import yielding
+from chunkq.runtime.identity import identity_of
 from chunkq.runtime.inbox import Inbox
 from chunkq.runtime.pages import Pages
 from chunkq.runtime.tasks import Tasks
+from chunkq.runtime.telling import introduce
 
 #: Requests whose replies are still known by name; later ones of older requests are dropped.
 MAX_PENDING: Final = 4096
@@ -59,6 +74,9 @@ class Asked:
 
     peer: PeerLink
     request_id: RequestId
+    #: Which of our keys signed it, and which of the peer's it is sealed to.
+    sender: bytes
+    recipient: SiteCard
     ephemeral: bytes
     handler: ReplyHandler
     token: int
@@ -71,19 +89,22 @@ class Asked:
 
         Raises `BadSeal`, `BadFrame`. May be called from any one thread at a time.
         """
-        return self._opener(raw.header).open(raw, size)
+        body = self._opener(raw.header).open(raw, size)
+        self.peer.signers.answered(self.sender)
+        return body
 
     def open_into(self, raw: RawReply, room: memoryview) -> None:
         """As `open`, into `room`, which is as long as the body (`raw.body_size`)."""
         self._opener(raw.header).open_into(raw, room)
+        self.peer.signers.answered(self.sender)
 
     def _opener(self, header: ReplyHeader) -> ReplyOpener:
         opener = self.openers.get(header.ephemeral)
         if opener is None:
             opener = ReplyOpener(
                 header=header,
-                sender=self.peer.keys.site_id,
-                recipient=self.peer.ref.card,
+                sender=self.sender,
+                recipient=self.recipient,
                 ephemeral_secret=self.ephemeral,
             )
             self.openers[header.ephemeral] = opener
@@ -104,15 +125,18 @@ class Requester:
     def __init__(
         self,
         *,
-        keys: SiteKeys,
+        keys: SiteKeys | Identity,
         site: str,
         instance: str,
         transport: Transport,
         clock: Clock,
         entropy: Entropy,
         log: Log,
+        heed: Callable[[Said], Heard] | None = None,
     ) -> None:
-        self.keys = keys
+        """`heed`: what a peer says of its keys has its effect; without it, it has none."""
+        self.identity = identity_of(keys)
+        self.heed = heed
         self.instance = instance
         self.transport = transport
         self.clock = clock
@@ -299,8 +323,8 @@ class PeerLink:
     ) -> None:
         """`zstd`: the origin may pack its replies, while this end waits for them."""
         self.requester = requester
-        self.keys = requester.keys
         self.ref = ref
+        self.signers = self._new_signers()
         self.lifetime_s = lifetime_s
         self.largest_chunk_bytes = largest_chunk_bytes
         self.window = Window(max_chunks=MAX_WINDOW_BYTES // largest_chunk_bytes)
@@ -323,12 +347,17 @@ class PeerLink:
     ) -> Asked:
         """Seal, sign and send a request; replies go to `handler`."""
         requester = self.requester
+        if kind is RequestKind.STATEMENT:  # the newest keys tell of themselves
+            keys = self.signers.ring.keys
+        else:
+            introduce(self)
+            keys = self.signers.pick(requester.clock.monotonic_s())
         issued_ms = requester.clock.wall_ms() + self.clock_offset_ms
         request_id = requester.next_id()
         if self._zstd and requester.starving:
             body = body.model_copy(update={"zstd": True})
         packet = seal_request(
-            keys=self.keys,
+            keys=keys,
             recipient=self.ref.card,
             ephemeral_secret=ephemeral,
             kind=kind,
@@ -339,7 +368,10 @@ class PeerLink:
             suite=self._suite,
         )
         offset = self.clock_offset_ms
-        asked = Asked(self, request_id, ephemeral, handler, token, version, offset)
+        card = self.ref.card
+        asked = Asked(
+            self, request_id, keys.site_id, card, ephemeral, handler, token, version, offset
+        )
         requester.expect(asked)
         requester.spawn(asked, packet, self.lifetime_s, failed)
         return asked
@@ -356,12 +388,26 @@ class PeerLink:
 
     def adopt(self, raw: RawReply, ephemeral: bytes, handler: ReplyHandler) -> Asked | None:
         """The request behind a reply to an earlier process, if `ephemeral` opens it."""
-        asked = Asked(self, raw.header.request_id, ephemeral, handler, token=0)
-        try:
-            asked.open(raw)
-        except PacketError:
-            return None
-        return asked
+        now_ms = self.requester.clock.wall_ms()
+        for keys in self.signers.ring.counting(now_ms):
+            for card in self.ref.cards:
+                asked = Asked(
+                    self, raw.header.request_id, keys.site_id, card, ephemeral, handler, token=0
+                )
+                with contextlib.suppress(PacketError):
+                    asked.open(raw)
+                    return asked
+        return None
+
+    def use_newest_keys(self) -> None:
+        """Look whether this site's keys were changed. Raises `IdentityError`."""
+        self.requester.identity.refresh()
+        if self.requester.identity.ring is not self.signers.ring:
+            self.signers = self._new_signers()
+
+    def _new_signers(self) -> Signers:
+        ring, now_ms = self.requester.identity.ring, self.requester.clock.wall_ms()
+        return Signers(ring, now_ms, new_first=self.ref.pinned_ms > ring.changed_ms)
 
     def heed(self, asked: Asked, refusal: Refusal) -> None:
         """Take from a refusal what concerns every later request to this origin."""

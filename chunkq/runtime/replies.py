@@ -9,6 +9,7 @@ from typing import Final
 from chunkq.errors import Nacked
 from chunkq.ports import Buffer, Mailbox, Transport
 from chunkq.protocol import cbor
+from chunkq.protocol.identity import SiteKeys
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.messages import Body, Refusal, RefusalReason
 from chunkq.protocol.packet import ReplyKind, RequestId
@@ -40,8 +41,11 @@ class Replies:
         outflow: Slots,
         *,
         priority: Priority = Priority.NORMAL,
+        keys: SiteKeys | None = None,
     ) -> None:
+        """`keys`: those of ours that were asked, if ever they changed: they sign what was kept."""
         self.sealer = sealer
+        self.keys = keys
         self.request_id = request_id
         #: Packs what `seal` seals, where that pays; None: the requester or this origin will not.
         self.packer: Packer | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from chunkq.errors import BadSignature, DiskFull, PacketError, StateInvalid
@@ -25,14 +26,18 @@ class Found:
     doubt_all: bool = False
 
 
-def read_manifest(kept: bytes, origins: Sequence[SiteCard]) -> tuple[ManifestReply, Head, int]:
-    """A manifest from staging, checked, and which of these signed it. Raises `PacketError`."""
+def read_manifest(
+    kept: bytes, origins: Sequence[Sequence[SiteCard]]
+) -> tuple[ManifestReply, Head, int]:
+    """A manifest from staging, checked, and which of these signed it, by any of its cards.
+
+    Raises `PacketError`.
+    """
     manifest = cbor.decode(ManifestReply, kept)
-    for number, origin in enumerate(origins):
-        try:
-            return manifest, verify_head(origin, manifest.head, manifest.signature), number
-        except BadSignature:
-            continue
+    for number, cards in enumerate(origins):
+        for card in cards:
+            with suppress(BadSignature):
+                return manifest, verify_head(card, manifest.head, manifest.signature), number
     raise BadSignature("the kept manifest was signed by none of the origins")
 
 
@@ -48,7 +53,7 @@ def make_room(part: PartFile, head: Head) -> None:
         part.allocate(head.geometry, None)
 
 
-def look(staging: Staging, origins: Sequence[SiteCard], log: Log) -> Found:
+def look(staging: Staging, origins: Sequence[Sequence[SiteCard]], log: Log) -> Found:
     """Read the state file and the manifest beside it. Blocks. Raises `StorageError`."""
     kept = staging.load_manifest()
     try:
