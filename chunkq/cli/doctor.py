@@ -11,13 +11,14 @@ import typer
 
 from chunkq.cli import checks, console
 from chunkq.cli.checks import Finding, failed
+from chunkq.cli.key_checks import check_own_keys, check_peer_keys
 from chunkq.cli.options import JsonOption, Options
 from chunkq.cli.probe import probe
 from chunkq.errors import ChunkqError, ExitCode, Unreachable
-from chunkq.settings import Link, Settings
+from chunkq.settings import Link, Registry, Settings
 from chunkq.settings.model import PACKET_OVERHEAD_BYTES
 from chunkq.settings.quantity import show_size
-from chunkq.storage.keys import load_keys
+from chunkq.storage.keys import load_ring
 
 EXAMPLES: Final = """\b
 Examples:
@@ -68,13 +69,17 @@ def _examine(options: Options) -> Iterator[Finding]:
     directories = settings.directories
     yield from checks.check_directories(directories)
     yield from checks.check_config_file(settings)
+    now_ms = time.time_ns() // 1_000_000
     try:
-        yield from checks.check_identity(settings, load_keys(directories.keys_file))
+        ring = load_ring(directories.keys_file)
+        yield from checks.check_identity(settings, ring.keys)
+        yield from check_own_keys(ring, now_ms)
     except ChunkqError as error:
         yield failed("keys", error)
     yield from checks.check_clock(time.time(), directories.config_file)
     yield from checks.check_space(directories.state)
     yield from checks.check_trust(settings)
+    yield from check_peer_keys(Registry(directories), now_ms)
     for link in settings.links.values():
         yield _check_link(settings, link)
 

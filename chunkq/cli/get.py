@@ -90,7 +90,7 @@ def _check_peers(placed: list[Placed], settings: Settings) -> None:
     registry = Registry(settings.directories)
     for each in placed:
         for source in each.sources:
-            registry.peer(source.peer)
+            registry.peer(source.peer).check_trusted()
 
 
 def _leave_job(
@@ -155,6 +155,7 @@ class Getting:
                         self._cut_short = True
                         break
                     await self._one(site, each, alone=len(placed) == 1)
+                self._tell_keys(site)
         if self._cut_short:
             raise Stopped(f"stopped: {self._line}", hint="run the same command to go on")
         return self._end()
@@ -198,6 +199,21 @@ class Getting:
             if not self._stopped:
                 raise
             self._cut_short = True
+
+    def _tell_keys(self, site: Site) -> None:
+        """A peer's change of keys is a notice for people, whatever is logged."""
+        from chunkq.protocol.identity import fingerprint
+
+        for news, peer in site.trust.news:
+            mark = fingerprint(peer.card)
+            if self._options.json:
+                fields = {"alias": peer.alias, "news": news, "fingerprint": mark}
+                console.emit("peer_keys", fields)
+            elif news == "succession":
+                text = f"{peer.alias} has new keys, signed by the old ones; fingerprint: {mark}"
+                console.note(text)
+            else:
+                console.warn(f"{peer.alias}: {peer.detail or 'its old keys count no more'}")
 
     def _on_stop(self, _: Signals) -> None:
         self._stopped = True

@@ -25,6 +25,9 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "verify": ("chunkq.cli.verify", "Check a file that was got against its signed manifest."),
     "bench": ("chunkq.cli.bench", "Measure the link to a peer and say what to configure."),
     "doctor": ("chunkq.cli.doctor", "Check keys, configuration, links, clock and disk."),
+    "rotate": ("chunkq.cli.rotate", "Give this site new keys; peers that see it follow."),
+    "takeover": ("chunkq.cli.takeover", "Take over from another machine, with its consent."),
+    "revoke": ("chunkq.cli.revoke", "End this site's keys, or stop trusting a peer, at once."),
     "config": ("chunkq.cli.config", "Show the settings and where each comes from."),
     "version": ("chunkq.cli.version", "Print the version of chunkq and of what it uses."),
 }

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
-from chunkq.cli import console
+from chunkq.cli import console, peer_follow, peer_show
+from chunkq.cli.lines import read_line
 from chunkq.cli.options import JsonOption, Options
-from chunkq.errors import NotFound, UsageError
+from chunkq.errors import UsageError
 from chunkq.protocol.identity import CARD_PREFIX, decode_card, fingerprint
+from chunkq.protocol.succession import is_statement
 from chunkq.settings import DEFAULT_LINK, Peer, Registry, Settings, check_label
 from chunkq.settings.nearest import did_you_mean
 from chunkq.settings.trust import MAX_CARD_LENGTH
@@ -24,6 +24,8 @@ Examples:
   chunkq peer add beta.card --as backup     a card in a file, called backup
   ssh beta chunkq id | chunkq peer add -    a card from a pipe
   chunkq peer ls
+  chunkq peer show backup                   its card, its keys, its grants
+  chunkq peer follow chunkq-succession:...  it has new keys, signed by the old
   chunkq peer rm backup                     revoked at once
 """
 
@@ -51,6 +53,12 @@ def add(
     replace: Annotated[
         bool, typer.Option("--replace", help="Its keys have changed: put this card in place.")
     ] = False,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow/--no-follow", help="Follow its changes of keys when they are heard of."
+        ),
+    ] = True,
     json: JsonOption = False,
 ) -> None:
     """Pin a peer by its card, and show the card's fingerprint.
@@ -71,6 +79,7 @@ def add(
         link=link,
         address=check_label(address or decoded.name, "site on a link"),
         added_at=datetime.now(UTC),
+        follow=follow,
     )
     registry = Registry(settings.directories)
     stranger = registry.peer_by_key(decoded.verify_key) is None
@@ -104,15 +113,26 @@ def ls(ctx: typer.Context, *, json: JsonOption = False) -> None:
             fields = {"alias": alias, "name": peer.card.name, "link": peer.link}
             console.emit(
                 "peer",
-                {**fields, "address": peer.address, "fingerprint": mark, "may_see": shares},
+                {
+                    **fields,
+                    "address": peer.address,
+                    "fingerprint": mark,
+                    "may_see": shares,
+                    "keys": peer_show.state_of(peer),
+                },
             )
-        rows.append((alias, peer.link, peer.address, ", ".join(shares) or "-", mark))
+        may_see = ", ".join(shares) or "-"
+        rows.append((alias, peer.link, peer.address, may_see, peer_show.state_of(peer), mark))
     for problem in registry.problems:
         console.warn(problem.message)
     if rows and not options.json:
-        console.table(("PEER", "LINK", "ADDRESS", "MAY SEE", "FINGERPRINT"), rows)
+        console.table(("PEER", "LINK", "ADDRESS", "MAY SEE", "KEYS", "FINGERPRINT"), rows)
     if not rows and not options.quiet:
         console.note("No peer is pinned. Pin one with: chunkq peer add CARD")
+
+
+app.command("show")(peer_show.show)
+app.command("follow", epilog=peer_follow.EXAMPLES)(peer_follow.follow)
 
 
 @app.command("rm")
@@ -140,24 +160,18 @@ def rm(
 
 def _read_card(given: str) -> str:
     """The card as one line. Raises `UsageError`, `NotFound`."""
-    if given == "-":
-        text = sys.stdin.read(MAX_CARD_LENGTH + 1)
-    elif given.lstrip().startswith(CARD_PREFIX):
-        text = given
-    else:
-        try:
-            with Path(given).open(encoding="utf-8", errors="replace") as file:
-                text = file.read(MAX_CARD_LENGTH + 1)
-        except FileNotFoundError:
-            raise NotFound(
-                f"{given!r} is neither a card nor a file with one",
-                hint=f"give the line that `chunkq id` prints; it begins with {CARD_PREFIX}:",
-            ) from None
-        except OSError as error:
-            raise UsageError(f"cannot read {given}: {error.strerror}") from error
-    if len(text) > MAX_CARD_LENGTH:
-        raise UsageError("this is no card: a card is one line of a few hundred characters")
-    return "".join(text.split())
+    if is_statement(given):
+        raise UsageError(
+            "this is no card, but what a peer says of its keys",
+            hint="chunkq peer follow LINE",
+        )
+    return read_line(
+        given,
+        prefixes=(CARD_PREFIX,),
+        what="card",
+        printed_by="`chunkq id`",
+        largest=MAX_CARD_LENGTH,
+    )
 
 
 def _check_link(settings: Settings, link: str) -> None:
