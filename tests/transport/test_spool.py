@@ -121,7 +121,7 @@ async def test_layout_and_modes_on_disk(make: Make, root: Path) -> None:
     consumer = await bob.consume(BOB, prefetch=10)
     await bob.publish(BOB, b"hello", lifetime_s=60)
     box = root / "req.bob"
-    assert {"tmp", "new", "cur", "dead"} == set(os.listdir(box))
+    assert {"tmp", "new", "cur", "dead", "free"} == set(os.listdir(box))
     (name,) = os.listdir(box / "new")
     assert "0000000005" == name.split("-")[3]
     assert 0o600 == stat.S_IMODE((box / "new" / name).stat().st_mode)

@@ -7,10 +7,11 @@
         new/                                 whole, waits for a consumer
         cur/<consumer id>/                   claimed by a consumer, which holds a lock in there
         dead/                                rejected, torn, or delivered too often
+        free/                                over; their files serve for the next ones
 
 A packet is written in `tmp/`, renamed into `new/`, claimed by a rename into `cur/<consumer id>/`
-and acknowledged by unlinking it. The claims of a consumer that died (its lock is free) go back to
-`new/` as soon as another one of the mailbox looks.
+and acknowledged by unlinking it, or by a rename into `free/` (see `recycling`). The claims of a
+consumer that died (its lock is free) go back to `new/` as soon as another one of the mailbox looks.
 
 Packets are not synced to the disk: a power cut may lose some or tear one (a torn one is put aside:
 its size is not what its name says), and the protocol asks again. One mailbox must be consumed from

@@ -29,6 +29,7 @@ from chunkq.transport.spool.names import (
     parse_packet,
 )
 from chunkq.transport.spool.options import SpoolOptions
+from chunkq.transport.spool.recycling import FreeRoom, clear_free
 from chunkq.transport.spool.sweeping import remove_empty, return_claims, sweep
 
 #: Bytes read in one go: a few dozen chunks, so that a hop to the thread costs nothing beside it.
@@ -127,7 +128,8 @@ class Claims:
             return Taken(self._generation, absence=absence)
 
     def settle(self) -> None:
-        """Unlink what was acknowledged and put aside what was rejected. Raises nothing."""
+        """Unlink what was acknowledged, or leave its file for the next; put aside what was
+        rejected. Raises nothing."""
         if self._lock is None:
             self.let_go.clear()
             return
@@ -147,6 +149,7 @@ class Claims:
         # Where this fails the next sweep does it, as for a dead consumer.
         with suppress(OSError), self._opened() as (places, claims_fd):
             return_claims(claims_fd, places, unseen=fresh)
+            clear_free(places)
             remove_empty(self._id, places.cur)
         self._abandon()
 
@@ -195,13 +198,16 @@ class Claims:
             self._lock = None
 
     def _settle(self, places: Places, claims_fd: int) -> None:
+        if not self.let_go:
+            return
+        room = FreeRoom(places, self._clock.wall_ms())
         while self.let_go:
             over = self.let_go.popleft()
             name = str(over.name)
             with suppress(FileNotFoundError):
                 if over.rejected:
                     os.rename(name, name, src_dir_fd=claims_fd, dst_dir_fd=places.dead)
-                else:
+                elif not room.keep(over.name, claims_fd):
                     os.unlink(name, dir_fd=claims_fd)
 
     def _sweep_if_due(self, places: Places) -> None:

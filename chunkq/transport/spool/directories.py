@@ -11,12 +11,12 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
 from chunkq.errors import BrokerRefused, BrokerUnreachable, Nacked
-from chunkq.transport.spool.names import CUR, DEAD, MARKER, NEW, TMP
+from chunkq.transport.spool.names import CUR, DEAD, FREE, MARKER, NEW, TMP
 from chunkq.transport.spool.options import SpoolOptions
 
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -49,12 +49,16 @@ def open_directory(name: str, parent: int | None = None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Descriptors of the directories of one mailbox, for one piece of work."""
+    """Descriptors of the directories of one mailbox, for one piece of work.
+
+    `free` is None in a mailbox of an earlier release.
+    """
 
     tmp: int
     new: int
     cur: int
     dead: int
+    free: int | None
 
 
 class SpoolDirectories:
@@ -99,7 +103,7 @@ class SpoolDirectories:
     def create_mailbox(self, directory: str) -> None:
         """Make what is missing of a mailbox; `tmp` last, as publishers look for that."""
         self.make(os.path.join(self.root, directory))
-        for name in (NEW, CUR, DEAD, TMP):
+        for name in (NEW, CUR, DEAD, FREE, TMP):
             self.make(os.path.join(self.root, directory, name))
 
     def make(self, path: str, parent: int | None = None) -> None:
@@ -122,7 +126,12 @@ class SpoolDirectories:
                 descriptor = open_directory(name, mailbox)
                 stack.callback(os.close, descriptor)
                 descriptors.append(descriptor)
-            yield Places(*descriptors)
+            free = None
+            with suppress(FileNotFoundError):
+                free = open_directory(FREE, mailbox)
+                stack.callback(os.close, free)
+            tmp, new, cur, dead = descriptors
+            yield Places(tmp, new, cur, dead, free)
 
     def create_file(self, name: str, parent: int) -> int:
         """A descriptor, to write, of a file that did not exist."""

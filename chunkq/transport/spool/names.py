@@ -17,6 +17,7 @@ TMP: Final = "tmp"
 NEW: Final = "new"
 CUR: Final = "cur"
 DEAD: Final = "dead"
+FREE: Final = "free"
 
 #: Fifteen digits: the year 33658.
 LAST_MS: Final = 10**15 - 1

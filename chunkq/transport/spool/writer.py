@@ -17,6 +17,7 @@ from chunkq.ports import Clock
 from chunkq.transport.spool.directories import Places, SpoolDirectories, translate
 from chunkq.transport.spool.names import PacketName, parse_packet
 from chunkq.transport.spool.options import SpoolOptions
+from chunkq.transport.spool.recycling import Reuse
 
 #: The least a file takes on most disks; so empty packets are bounded too.
 LEAST_FILE_BYTES: Final = 4096
@@ -96,6 +97,7 @@ class SpoolWriter:
         self._bound = options.queue_bytes
         self._clock = clock
         self._gauges: dict[str, _Gauge] = {}
+        self._reuse = Reuse()
 
     def write(self, batch: Sequence[Outgoing]) -> list[ChunkqError | None]:
         """For each packet None, or the error that its publisher is to see."""
@@ -104,6 +106,7 @@ class SpoolWriter:
             packets = list(group)
             try:
                 with self._directories.opened(directory) as places:
+                    self._reuse.look(directory, places)
                     outcomes += [self._write_one(packet, places) for packet in packets]
             except OSError as error:
                 outcomes += [self._failure(error, directory) for _ in packets]
@@ -120,7 +123,9 @@ class SpoolWriter:
                     f"mailbox {packet.directory} is full: {self._bound} bytes wait there",
                     hint="start its consumer, or raise the spool's queue_bytes",
                 )
-            descriptor = self._directories.create_file(name, places.tmp)
+            descriptor = self._reuse.take(packet.directory, places, name, packet.body.nbytes)
+            if descriptor is None:
+                descriptor = self._directories.create_file(name, places.tmp)
             try:
                 _write_all(descriptor, packet.body)
             finally:
