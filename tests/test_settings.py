@@ -190,6 +190,7 @@ def test_the_template_is_valid_and_its_comments_are_the_defaults(home: Directori
     plain = read(home).settings
     text = home.config_file.read_text()
     examples = ("url", "ca =", "cert =", "key =", "request_life", "send_", "receive_", "burst")
+    examples += ('"bob:docs"',)
     lines = [
         line.removeprefix("# ")
         for line in text.splitlines()
@@ -256,6 +257,42 @@ def test_a_typo_names_file_line_key_and_the_nearest_right_one(
     assert str(home.config_file) in caught.value.message
     assert message in caught.value.message
     assert hint is None or hint in (caught.value.hint or "")
+
+
+def test_mirrors_of_a_share(home: Directories) -> None:
+    """Where else the same files are; shown with their line, and none by default."""
+    assert {} == dict(read(home).settings.mirrors)
+    configure(home, '[mirrors]\n"bob:docs" = ["eve:docs", "dan:copies"]\n')
+    loaded = read(home)
+
+    assert {"bob:docs": ("eve:docs", "dan:copies")} == dict(loaded.settings.mirrors)
+    shown = {key: (value, str(source)) for key, value, source in show(loaded)}
+    place = f"file {home.config_file}:2"
+    assert (["eve:docs", "dan:copies"], place) == shown["mirrors.bob:docs"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('"bob:docs" = ["eve"]', ["'eve'", "PEER:SHARE"]),
+        ('"bob:docs" = ["eve:docs/a"]', ["'eve:docs/a'", "PEER:SHARE"]),
+        ('"bob" = ["eve:docs"]', ["'bob'", "PEER:SHARE"]),
+        ('"bob:docs" = "eve:docs"', ["mirrors.bob:docs"]),
+        ('"bob:docs" = ["eve:docs", "eve:copies"]', ["bob:docs", "eve is named twice"]),
+        ('"bob:docs" = ["bob:copies"]', ["bob is named twice"]),
+        (f'"bob:docs" = {[f"p{number}:docs" for number in range(16)]}', ["17 peers"]),
+    ],
+)
+def test_mirrors_that_cannot_be_are_named_with_their_line(
+    home: Directories, line: str, words: list[str]
+) -> None:
+    """What is no share of a peer, and a peer that would be asked twice for the same."""
+    configure(home, f"[mirrors]\n{line}\n")
+    with pytest.raises(ConfigError) as raised:
+        read(home)
+
+    assert f"{home.config_file}:2: " in raised.value.message
+    assert [word for word in words if word not in raised.value.message] == []
 
 
 def test_bad_toml_names_line_and_column(home: Directories) -> None:

@@ -114,17 +114,24 @@ def _details(progress: Progress, meter: Meter) -> list[str]:
         details.append(f"{size_text(meter.rate)}/s")
         if (eta := meter.eta_s(progress.bytes_total)) is not None:
             details.append(f"{time_text(eta)} left")
+    shares = _shares(progress.origins)
+    if shares:
+        details.append(shares)
     if progress.files_total > 1:
         details.append(f"{progress.files_done} of {progress.files_total} files")
     elif progress.chunks_total:
         details.append(f"{progress.chunks_present}/{progress.chunks_total} chunks")
-    total = sum(progress.origins.values())
-    if total and len(progress.origins) > 1:
-        parts = (f"{peer} {100 * came // total}%" for peer, came in progress.origins.items())
-        details.append(f"from {', '.join(parts)}")
-    else:
+    if not shares:
         details.append(f"from {progress.peer}")
     return details
+
+
+def _shares(origins: Mapping[str, int]) -> str:
+    """Of several, who brings how much; with three names of a usual length it fits into a line."""
+    total = sum(origins.values())
+    if not total or len(origins) < 2:
+        return ""
+    return " ".join(f"{peer} {100 * came // total}%" for peer, came in origins.items())
 
 
 def origins_text(origins: Mapping[str, int], left: Mapping[str, str]) -> str:

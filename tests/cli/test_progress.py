@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from chunkq.cli.progress import Meter, render, size_text, time_text
+from chunkq.cli.progress import Meter, origins_text, render, size_text, time_text
 from chunkq.protocol.transfer_events import Waiting
 from chunkq.runtime.progress import Progress
 from tests.support.pair import OFTEN, Pair, contents, part_way, until
@@ -51,6 +51,23 @@ def test_a_line_has_what_matters() -> None:
     line = render(moment(10 * MIB), meter, 200)
 
     assert " 10%  10.0 MiB of 100.0 MiB  10.0 MiB/s  9 s left  40/400 chunks  from bob" == line
+
+
+def test_a_line_of_several_origins_has_their_shares() -> None:
+    """In 79 columns for three; bytes for two words at the end, and who was of no use."""
+    meter = Meter()
+    meter.add(0.0, moment(0))
+    meter.add(1.0, moment(10 * MIB))
+    origins = {"bob": 7 * MIB, "carol": 2 * MIB, "dave": MIB}
+
+    line = render(moment(10 * MIB, origins=origins), meter, 79)
+
+    assert line.endswith("  10.0 MiB/s  9 s left  bob 70% carol 20% dave 10%")
+    left = {"eve": "it has another version"}
+    assert "from bob 7.0 MiB; not from eve: it has another version" == origins_text(
+        {"bob": 7 * MIB, "eve": 0}, left
+    )
+    assert "not from eve: it has another version" == origins_text({}, left)
 
 
 @pytest.mark.parametrize("width", [10, 40, 60, 79])

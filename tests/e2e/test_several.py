@@ -142,6 +142,23 @@ def test_the_one_named_first_need_not_live(sites: Sites) -> None:
     assert {"bob": 0, "carol": len(content)} == said["origins"]
 
 
+def test_the_link_of_the_first_one_need_not_open(sites: Sites) -> None:
+    """Its broker is not there: the other brings it, and both belong to one transfer."""
+    content = random.Random(7).randbytes(2 * MIB)
+    sites.offer(content)
+    sites.serve("carol")
+    sites.configure('\n[links.gone]\nurl = "amqp://127.0.0.1:1/nowhere"\n')
+    card = sites.origins["bob"].quick("id")
+    sites.alice.quick("peer", "rm", "bob")
+    sites.alice.quick("peer", "add", card, "--link", "gone")
+    said = result(sites.get("--json", *sites.sources("bob", "carol")))
+    assert content == (sites.inbox / "f").read_bytes()
+    left = said["left"]
+    assert isinstance(left, dict)
+    assert {"carol": len(content)} == said["origins"]
+    assert "127.0.0.1:1" in left["bob"]
+
+
 def test_nobody_left_tells_of_each(sites: Sites) -> None:
     """Not found anywhere: exit 4, and what each of them said."""
     sites.serve("bob", "carol")

@@ -296,6 +296,16 @@ def test_when_nobody_is_left_those_with_another_version_come_back() -> None:
     assert {0: NotFound} == bench.left()
 
 
+def test_one_that_comes_back_has_not_been_silent_meanwhile() -> None:
+    """Nothing was awaited of it for longer than the patience."""
+    bench = Bench().running()
+    bench.refuse(1, RefusalReason.STALE, bench.last(ev.AskChunks, 1).token)
+    bench.now += 2 * PATIENCE_S
+    bench.transfer.lanes[0].heard(bench.now)
+    effects = bench.refuse(0, RefusalReason.NOT_FOUND, bench.last(ev.AskChunks, 0).token)
+    assert ([1], False) == (opens(effects), bench.transfer.finished)
+
+
 def test_all_that_leave_for_their_version_are_asked_again() -> None:
     """As with one: the source has changed, everywhere; sixteen times are enough."""
     bench = Bench()
@@ -443,6 +453,16 @@ def test_near_the_end_a_slow_one_gets_only_what_it_brings_by_then() -> None:
     measure(bench, 1, rate=100.0)
     effects = bench.give_pages()
     assert ([], 60) == (asked(effects, 0), len(asked(effects, 1)))
+
+
+def test_near_the_end_a_far_one_gets_nothing() -> None:
+    """However fast it is: what it is asked for now comes later than all the rest."""
+    version = Version(Random(1).randbytes(20 * CHUNK))
+    bench = Bench(version=version, resumed=Resumed(version.head, Phase.RUNNING, Bitmap(20)))
+    measure(bench, 0, rate=200.0, round_trip_s=5.0)
+    measure(bench, 1, rate=100.0)
+    effects = bench.give_pages()
+    assert ([], INITIAL_CHUNKS) == (asked(effects, 0), len(asked(effects, 1)))
 
 
 def test_far_from_the_end_the_slow_one_is_asked_as_well() -> None:
