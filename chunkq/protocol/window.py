@@ -2,7 +2,8 @@
 
     STARTUP   4 chunks, one more for each that arrives, up to twice what the rate so far fills;
               until the round trip grows by a quarter (a queue is building) or the rate stops
-              growing (three rounds under 25 %). Then DRAIN.
+              growing (three rounds under 25 %). Then DRAIN. What fills the link is reckoned with the
+              shortest round of all: on a way shorter than a chunk takes, each further one queues.
     STEADY    the *pipe* (rate x smallest round trip) and a headroom. One round in eight asks for a
               quarter more than the pipe, the one after it for one chunk more: there the queue of
               the probe goes, and the smallest round trip shows itself again.
@@ -45,6 +46,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
 from math import inf
+from statistics import fmean
 from typing import Final
 
 from chunkq.protocol.limits import MIN_WINDOW_CHUNKS
@@ -145,7 +147,10 @@ class Window:
         self._newest_at_s = -inf
         self._round = 0
         self._round_full = False
+        #: Of this round; and of the ones before it that were too few to tell.
         self._rtts_s: list[float] = []
+        self._earlier_rtts_s: list[float] = []
+        self._shortest_s = inf
         self._round_rate = 0.0
         self._rates: deque[float] = deque(maxlen=RATE_ROUNDS)
         self._best_rate = 0.0
@@ -250,7 +255,8 @@ class Window:
 
     def _grow(self) -> None:
         rate = max(self._round_rate, self.rate_chunks_per_s)
-        if self._limit < STARTUP_GAIN * rate * self._nearest_s + INITIAL_CHUNKS:
+        shortest = min(self._shortest_s, self._nearest_s)
+        if self._limit < STARTUP_GAIN * rate * shortest + INITIAL_CHUNKS:
             self._limit = min(self._limit + 1, self.max_chunks)
 
     def _end_round(self, now: float) -> None:
@@ -271,11 +277,14 @@ class Window:
         self._round_full = self.outstanding >= self.limit
 
     def _round_rtt(self, now: float) -> float | None:
-        """The mean of the rounds since the last one that had enough to tell."""
-        if len(self._rtts_s) < RTT_SAMPLES and self._drained_in is None:
-            return None
-        rtt = sum(self._rtts_s) / len(self._rtts_s)
+        """The mean of this round and of those before it that were too few to tell."""
+        self._shortest_s = min(self._shortest_s, fmean(self._rtts_s))
+        self._earlier_rtts_s += self._rtts_s
         self._rtts_s.clear()
+        if len(self._earlier_rtts_s) < RTT_SAMPLES and self._drained_in is None:
+            return None
+        rtt = fmean(self._earlier_rtts_s)
+        self._earlier_rtts_s.clear()
         if self.rtt_min_s is None or rtt <= self.rtt_min_s * HEADROOM:
             self.rtt_min_s = min(rtt, self.rtt_min_s or rtt)
             self._rtt_min_at = (self._round, now)
@@ -294,13 +303,15 @@ class Window:
         queueing = rtt is not None and rtt > self._nearest_s * QUEUE_GROWTH + QUEUE_SLACK_S
         if queueing or self._flat_rounds >= FLAT_ROUNDS:
             self.mode, self._rate_is_fresh = Mode.DRAIN, False
-            self._aim(DRAIN_GAIN * self._pipe)
+            while len(self._rates) > FLAT_ROUNDS:  # what a token bucket let through at first
+                self._rates.popleft()
+            self._aim(DRAIN_GAIN * self.rate_chunks_per_s * self._shortest_s)
 
     def _steer(self, rtt: float | None, now: float) -> None:
         seen_round, seen_at = self._rtt_min_at
         if self.mode is Mode.DRAIN:
             self.mode, self._drained_in = Mode.STEADY, self._round
-            self._rtts_s.clear()  # now comes what was asked for while it was drained
+            self._earlier_rtts_s.clear()  # now comes what was asked for while it was drained
         elif self._drained_in is not None:
             assert rtt is not None
             self._drained_in = None
@@ -322,8 +333,8 @@ class Window:
 
     def _aim(self, target: float) -> None:
         """Down at once, up as chunks come: no burst, whatever was before."""
-        self._target = target
-        self._limit = min(self._limit, target)
+        self._target = max(target, MIN_WINDOW_CHUNKS)
+        self._limit = min(self._limit, self._target)
 
     def _end_drain(self, rtt: float, now: float) -> bool:
         """Take this round trip for the smallest one; True if that began STARTUP anew."""
@@ -333,6 +344,7 @@ class Window:
         self.rtt_min_s, self._rtt_min_at = rtt, (self._round, now)
         if farther:
             self.mode, self._best_rate, self._flat_rounds = Mode.STARTUP, 0.0, 0
+            self._shortest_s = rtt
         return farther
 
     @property
