@@ -277,10 +277,11 @@ async def test_unconfirmed_bytes_are_bounded(
 
 
 async def test_slow_receiver_is_not_flooded_and_not_taken_for_dead(sites: Sites) -> None:
-    """What is not received stays at the broker, beyond several heartbeats of not reading."""
+    """What is not received stays at the broker, beyond several heartbeats of not reading, and
+    while bindings are renewed."""
     alice, bob = (
         await sites.open("alice"),
-        await sites.open("bob", waiting_bytes=2 * MIB, heartbeat_s=1),
+        await sites.open("bob", waiting_bytes=2 * MIB, heartbeat_s=1, rebind_s=0.1),
     )
     consumer = await bob.consume(REPLIES, prefetch=1000)
     sent = [bytes([number]) * 256 * KIB for number in range(160)]

@@ -169,8 +169,8 @@ class RabbitMQConsumer:
             await asyncio.sleep(self._session.options.rebind_s)
             wire = await self._session.wire()
             try:
-                with self._inflow.answering():
-                    await set_up_mailbox(wire, self._mailbox, self._session.options)
+                # There is time for the answer: reading on for it would let a whole window in.
+                await set_up_mailbox(wire, self._mailbox, self._session.options)
             except exceptions.AMQPError as error:
                 refused = refusal(error, self._session.endpoint)
                 if refused is not None:
