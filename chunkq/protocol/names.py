@@ -6,6 +6,7 @@ to the next, whatever that runs on.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -29,6 +30,9 @@ _DEVICE_NAMES: Final = frozenset(
     {"CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"}
     | {f"{port}{digit}" for port in ("COM", "LPT") for digit in "0123456789¹²³"}
 )
+#: What nearly all names are made of, and none that would be refused for a character or its end:
+#: looked at in one step, where the rules below take one for each character.
+_PLAIN: Final = re.compile(r"\.?[0-9A-Za-z_+=,@~#%-]+(?:[. ][0-9A-Za-z_+=,@~#%-]+)*")
 #: How much of a bad name is worth repeating in a message.
 _SHOWN_CHARS: Final = 60
 
@@ -40,10 +44,11 @@ def check_name(name: str) -> str:
     if name in {".", ".."}:
         raise UnsafeName(f"{name!a} is a step, not a name")
     _check_size(name, MAX_NAME_SIZE_BYTES)
-    for char in name:
-        _check_char(char, name)
-    if name[-1] in ". ":
-        raise _unsafe(name, "ends with a dot or a space, which Windows drops")
+    if _PLAIN.fullmatch(name) is None:
+        for char in name:
+            _check_char(char, name)
+        if name[-1] in ". ":
+            raise _unsafe(name, "ends with a dot or a space, which Windows drops")
     if name.partition(".")[0].rstrip(" ").upper() in _DEVICE_NAMES:
         raise _unsafe(name, "is a device on Windows")
     if fold_key(name) == STAGING_NAME:
@@ -71,6 +76,8 @@ def check_path(path: str) -> tuple[str, ...]:
 
 def fold_key(name: str) -> str:
     """What two names have in common that some file system takes for one: case and Unicode form."""
+    if name.isascii():
+        return name.lower()
     folded = unicodedata.normalize("NFD", name).casefold()
     return unicodedata.normalize("NFC", folded)
 

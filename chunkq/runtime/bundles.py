@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -95,8 +95,11 @@ def _runs(directory: Directory, peer: PeerRef, body: Files) -> Iterator[_Run]:
     index = 0
     for where, names in body.groups:
         run: _Run | None = None
+        safe = _is_safe(check_path, where)
         for name in names:
-            share = _granted(directory, peer, body.share, where, name)
+            share = None
+            if safe and _is_safe(check_name, name):
+                share = directory.share(peer, body.share, f"{where}/{name}" if where else name)
             if run is not None and run.share is share:
                 run.names.append(name)
             else:
@@ -108,17 +111,10 @@ def _runs(directory: Directory, peer: PeerRef, body: Files) -> Iterator[_Run]:
             yield run
 
 
-def _granted(
-    directory: Directory, peer: PeerRef, share: str, where: str, name: str
-) -> Share | None:
-    """The share, if this peer may see that file: else as if it were not there."""
+def _is_safe(check: Callable[[str], object], name: str) -> bool:
+    """What a name may not be is answered as if it were not there."""
     try:
-        check_path(where)
-        check_name(name)
+        check(name)
     except UnsafeName:
-        return None
-    return directory.share(peer, share, _joined(where, name))
-
-
-def _joined(directory: str, name: str) -> str:
-    return f"{directory}/{name}" if directory else name
+        return False
+    return True

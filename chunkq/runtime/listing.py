@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Final
 
 from chunkq.errors import (
@@ -60,6 +60,13 @@ class _Question:
         except PacketError as error:
             self._peer.requester.log("reply_dropped", level="warning", code=error.code)
 
+    def take(self) -> Listing | Refusal | TransportError:
+        """The answer; it is kept here no longer, while the request is remembered for a while."""
+        answer = self.answer.result()
+        self.answer = asyncio.get_running_loop().create_future()
+        self.answer.cancel()
+        return answer
+
     def on_failed(self, _asked: Asked, error: TransportError) -> None:
         if not self.answer.done():
             self.answer.set_result(error)
@@ -71,15 +78,9 @@ async def list_directory(
     path: str,
     *,
     patience_s: float,
-    on_omitted: Callable[[int], None] | None = None,
 ) -> AsyncIterator[Entry]:
-    """Every entry of a directory, by name; `on_omitted` hears how many cannot be had.
-
-    Raises `NotFound`, `PeerSilent`, ...
-    """
+    """Every entry of a directory, by name. Raises `NotFound`, `PeerSilent`, ..."""
     async for listing in list_pages(peer, share, path, patience_s=patience_s):
-        if listing.omitted and on_omitted is not None:
-            on_omitted(listing.omitted)
         for entry in listing.entries:
             yield entry
 
@@ -87,7 +88,10 @@ async def list_directory(
 async def list_pages(
     peer: PeerLink, share: str, path: str, *, patience_s: float
 ) -> AsyncIterator[Listing]:
-    """A directory's listing, an answer at a time. Raises `NotFound`, `PeerSilent`, ..."""
+    """A directory's listing, an answer at a time; each tells how many names cannot be had, too.
+
+    Raises `NotFound`, `PeerSilent`, ...
+    """
     cursor: str | None = None
     while True:
         listing = await _ask(peer, share, path, cursor, patience_s)
@@ -123,7 +127,7 @@ async def _ask(
         if not question.answer.done():  # a late answer to what was asked before will do, too
             wait_s = min(wait_s * 2, MAX_WAIT_S)
             continue
-        answer = question.answer.result()
+        answer = question.take()
         question = _Question(peer)
         if isinstance(answer, Listing):
             return answer

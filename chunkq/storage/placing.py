@@ -28,6 +28,7 @@ from chunkq.storage import descriptors, linux
 from chunkq.storage.destination import Destination
 from chunkq.storage.kinds import Kind, kind_of, lstat_at
 from chunkq.storage.mapping import describe, storage_errors, translate
+from chunkq.storage.staging import open_staging
 
 #: fsyncs under way at once: one commit of the file system's journal serves all that wait for it.
 SYNC_THREADS: Final = 8
@@ -195,6 +196,8 @@ class BatchPlacer:
                 self._meet(placing, name)
             except StorageError as error:
                 placing.error = error
+        except StorageError as error:  # staging is not to be had
+            placing.error = error
         except OSError as error:
             placing.error = translate(error, "link", placing.path, destination=True)
             if placing.hidden_name is None and error.errno in _NO_NAMING:
@@ -253,7 +256,7 @@ class BatchPlacer:
     def _let_go(self, placing: _Placing) -> None:
         """Close it; what has no final name is gone."""
         if placing.hidden_name is not None:
-            with suppress(OSError), self._staging() as staging_fd:
+            with suppress(OSError, StorageError), self._staging() as staging_fd:
                 os.unlink(placing.hidden_name, dir_fd=staging_fd)
         fd, placing.fd = placing.fd, -1
         if fd >= 0:
@@ -261,11 +264,9 @@ class BatchPlacer:
 
     @contextmanager
     def _staging(self) -> Iterator[int]:
-        """A descriptor of `.chunkq/`, made if need be. Raises `OSError`."""
-        root = self._destination.directory_fd
-        with suppress(FileExistsError):
-            os.mkdir(STAGING_NAME, 0o700, dir_fd=root)
-        fd = os.open(STAGING_NAME, _DIRECTORY_FLAGS, dir_fd=root)
+        """A descriptor of `.chunkq/`, made if need be. Raises `DestinationUnusable`."""
+        path = os.path.join(self._destination.path, STAGING_NAME)
+        fd = open_staging(self._destination.directory_fd, path)
         try:
             yield fd
         finally:

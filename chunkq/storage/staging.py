@@ -175,7 +175,7 @@ class Staging:
         name, path = self.name_of(STATE_SUFFIX), self.path_of(STATE_SUFFIX)
         for _ in range(MAX_ATTEMPTS):
             try:
-                self.directory_fd = self._open_directory()
+                self.directory_fd = open_staging(self._parent_fd, self.path)
                 fd = lock_file(self.directory_fd, name, path)
             except DestinationUnusable as error:
                 if not isinstance(error.__cause__, FileNotFoundError):
@@ -190,22 +190,27 @@ class Staging:
             return fd
         raise StorageError(f"open {self.path}: it was removed again and again")
 
-    def _open_directory(self) -> int:
-        with storage_errors("open", self.path, destination=True):
-            with suppress(FileExistsError):
-                os.mkdir(STAGING_NAME, 0o700, dir_fd=self._parent_fd)
-            fd = os.open(STAGING_NAME, _DIRECTORY_FLAGS, dir_fd=self._parent_fd)
-        status = os.fstat(fd)
-        if status.st_uid != os.geteuid():
-            os.close(fd)
-            raise DestinationUnusable(
-                f"{self.path} belongs to another user (uid {status.st_uid})",
-                hint="choose another destination, or remove that directory",
-            )
-        if status.st_mode & 0o077:
-            with suppress(PermissionError):  # FAT and the like have no permissions to set
-                os.fchmod(fd, 0o700)
-        return fd
+
+def open_staging(parent_fd: int, path: str) -> int:
+    """A descriptor of `.chunkq/` in a directory, made if need be; `path` is for messages.
+
+    Raises `DestinationUnusable`, also if it is another user's, who could put anything there.
+    """
+    with storage_errors("open", path, destination=True):
+        with suppress(FileExistsError):
+            os.mkdir(STAGING_NAME, 0o700, dir_fd=parent_fd)
+        fd = os.open(STAGING_NAME, _DIRECTORY_FLAGS, dir_fd=parent_fd)
+    status = os.fstat(fd)
+    if status.st_uid != os.geteuid():
+        os.close(fd)
+        raise DestinationUnusable(
+            f"{path} belongs to another user (uid {status.st_uid})",
+            hint="choose another destination, or remove that directory",
+        )
+    if status.st_mode & 0o077:
+        with suppress(PermissionError):  # FAT and the like have no permissions to set
+            os.fchmod(fd, 0o700)
+    return fd
 
 
 def begun(destination: Destination) -> frozenset[str]:

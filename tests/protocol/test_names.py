@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import unicodedata
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunkq.errors import UnsafeName
+from chunkq.protocol import names
 from chunkq.protocol.names import (
     check_link_target,
     check_name,
@@ -270,3 +272,29 @@ def test_accepted_links_stay_inside(parts: list[str], steps: list[str]) -> None:
         return
     resolved = posixpath.normpath(posixpath.join("/root", *parts[:-1], target))
     assert resolved == "/root" or resolved.startswith("/root/")
+
+
+@given(st.text(alphabet="aZ9-_. :\\\n\x7fé\u202e", max_size=12))
+def test_the_quick_look_refuses_what_the_slow_one_does(name: str) -> None:
+    """Plain names are taken without looking at each character; the verdict is the same."""
+
+    def verdict() -> bool:
+        try:
+            names.check_name(name)
+        except UnsafeName:
+            return False
+        return True
+
+    quick = verdict()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(names, "_PLAIN", re.compile("(?!)"))
+        slow = verdict()
+
+    assert slow is quick
+
+
+def test_a_name_made_to_be_looked_at_for_long() -> None:
+    """Whatever a peer sends, a look takes about as long as the name: here it comes to an end."""
+    for part in ("a-", "a.", "a ", "-", "a"):
+        with pytest.raises(UnsafeName):
+            names.check_name((part * 127)[:250] + ":")
