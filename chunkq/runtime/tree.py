@@ -188,11 +188,9 @@ class TreeFetch:
         try:
             async for page in pages:
                 below += await self._take(parts, path, page)
-        except NotFound as error:
+        except (NotFound, StorageError) as error:  # here or there, the directory is not to be had
             if not parts:
                 raise
-            self._fail(parts, error)
-        except StorageError as error:  # the directory itself went away, or is no directory
             self._fail(parts, error)
         self._destination.leave(parts)
         return below
