@@ -2,8 +2,8 @@
 
     STARTUP   4 chunks, one more for each that arrives, up to twice what the rate so far fills;
               until the round trip grows by a quarter (a queue is building) or the rate stops
-              growing (three rounds under 25 %). Then DRAIN. What fills the link is reckoned with the
-              shortest round of all: on a way shorter than a chunk takes, each further one queues.
+              growing (three rounds under 25 %). Then DRAIN. What fills the link is reckoned with
+              the shortest round of all: where a chunk takes longer than the way, more only queue.
     STEADY    the *pipe* (rate x smallest round trip) and a headroom. One round in eight asks for a
               quarter more than the pipe, the one after it for one chunk more: there the queue of
               the probe goes, and the smallest round trip shows itself again.
@@ -71,7 +71,7 @@ HEADROOM_CHUNKS: Final = 1
 HEADROOM_S: Final = 0.05
 #: Most free places that wait for company: at 256 KiB 4 MiB, as much as is written at once.
 MOST_WAITING_CHUNKS: Final = 16
-#: A window is at most so many requests, and what is on its way back of as many: an origin's worker
+#: A large window is about so many requests, and always fewer than twice as many: an origin's worker
 #: takes 32 from the queue before it acknowledges one.
 MOST_REQUESTS: Final = 16
 #: A probe for more, and a drain, are factors of the pipe itself, without the headroom.
@@ -174,8 +174,7 @@ class Window:
     def batch(self) -> int:
         """So many free places are worth a request of their own while others are under way.
 
-        What waits for company is not on the way, so it is no more than is asked for beyond it. And
-        a worker is given no more than so many requests at once.
+        What waits for company is not on the way, so it is no more than is asked for beyond it.
         """
         spare = min(int(self._limit - self._pipe), self.limit // 4, MOST_WAITING_CHUNKS)
         return max(1, self.limit // MOST_REQUESTS, spare)

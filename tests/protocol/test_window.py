@@ -20,12 +20,13 @@ from chunkq.protocol.window import (
 
 CHUNK = 256 * KIB
 MOST = MAX_WINDOW_BYTES // CHUNK
-#: As `Transfer` asks: not for every free place at once.
-BATCH = 8
 
 
 class Link:
-    """Asks whenever the window has room; every reply waits its turn in one queue."""
+    """Asks whenever the window has room; every reply waits its turn in one queue.
+
+    After a rest `burst` of them pass at once, as a token bucket lets them.
+    """
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class Link:
         loss: float = 0.0,
         jitter: float = 0.0,
         most: int = MOST,
+        burst: int = 0,
     ) -> None:
         self.window = Window(most)
         self.now = 0.0
@@ -44,6 +46,7 @@ class Link:
         self.longest_queue_s = 0.0
         self._loss = loss
         self._jitter = jitter
+        self._burst = burst
         self._rng = Random(1)
         self._free_at = 0.0
         self._due: list[tuple[float, int, Sent | None]] = []
@@ -68,8 +71,7 @@ class Link:
     def _ask(self) -> None:
         window = self.window
         assert MIN_WINDOW_CHUNKS <= window.limit <= window.max_chunks
-        batch = min(BATCH, max(1, window.limit // 4)) if window.outstanding else 1
-        if window.room < batch:
+        if window.outstanding and window.room < window.batch:
             return
         while window.room:
             self._count += 1
@@ -78,24 +80,25 @@ class Link:
                 heapq.heappush(self._due, (self.now + window.rto_s, self._count, None))
                 continue
             at = self.now + self.rtt_s / 2
-            self._free_at = max(self._free_at, at) + 1 / self.rate
+            self._free_at = max(self._free_at, at - self._burst / self.rate) + 1 / self.rate
             self.longest_queue_s = max(self.longest_queue_s, self._free_at - at)
             varies = 0.5 + self._rng.uniform(-self._jitter, self._jitter)
-            heapq.heappush(self._due, (self._free_at + self.rtt_s * varies, self._count, sent))
+            comes = max(self._free_at, at) + self.rtt_s * varies
+            heapq.heappush(self._due, (comes, self._count, sent))
 
 
 @pytest.mark.parametrize(
     ("bytes_per_s", "rtt_s", "loss", "queue_s"),
     [
-        pytest.param(1e9 / 8, 0.08, 0.0, 0.2, id="80ms-1Gbit"),
-        pytest.param(50e6 / 8, 0.6, 0.0, 0.6, id="600ms-50Mbit"),
-        pytest.param(500e6 / 8, 0.6, 0.0, 0.6, id="600ms-500Mbit"),
-        pytest.param(20e6 / 8, 5.0, 0.0, 3.0, id="5s-20Mbit"),
-        pytest.param(300e6, 0.002, 0.0, 0.2, id="loopback"),
-        pytest.param(1e9 / 8, 0.08, 0.01, 0.2, id="80ms-1Gbit-1%loss"),
-        pytest.param(50e6 / 8, 0.6, 0.01, 0.6, id="600ms-50Mbit-1%loss"),
-        pytest.param(500e6 / 8, 0.6, 0.01, 0.6, id="600ms-500Mbit-1%loss"),
-        pytest.param(1e6 / 8, 0.02, 0.0, 12.0, id="20ms-1Mbit"),
+        pytest.param(1e9 / 8, 0.08, 0.0, 0.1, id="80ms-1Gbit"),
+        pytest.param(50e6 / 8, 0.6, 0.0, 0.3, id="600ms-50Mbit"),
+        pytest.param(500e6 / 8, 0.6, 0.0, 0.3, id="600ms-500Mbit"),
+        pytest.param(20e6 / 8, 5.0, 0.0, 2.5, id="5s-20Mbit"),
+        pytest.param(300e6, 0.002, 0.0, 0.1, id="loopback"),
+        pytest.param(1e9 / 8, 0.08, 0.01, 0.15, id="80ms-1Gbit-1%loss"),
+        pytest.param(50e6 / 8, 0.6, 0.01, 0.4, id="600ms-50Mbit-1%loss"),
+        pytest.param(500e6 / 8, 0.6, 0.01, 0.3, id="600ms-500Mbit-1%loss"),
+        pytest.param(1e6 / 8, 0.02, 0.0, 8.0, id="20ms-1Mbit"),
     ],
 )
 def test_fills_the_link_and_builds_no_long_queue(
@@ -243,3 +246,58 @@ def test_a_window_not_made_use_of_does_not_shrink() -> None:
         now = 100.0 + at * 2
         window.arrived(window.sent(now), now + 0.6)
     assert before == window.rate_chunks_per_s
+
+
+def steady(pipe: int = 20) -> Window:
+    """A window that has found a link of 1 s which holds `pipe` chunks."""
+    link = Link(pipe * CHUNK, 1.0)
+    link.run(60.0)
+    link.window.lost(link.window.outstanding)
+    return link.window
+
+
+def test_after_the_start_the_queue_of_it_is_drained() -> None:
+    """For a round less is asked for than the link holds, and the smallest round trip is seen."""
+    link, modes, least = Link(50e6 / 8, 0.6), set[Mode](), MOST
+    while link.window.mode is not Mode.STEADY:
+        assert link.now < 20.0
+        link.run(0.05)
+        modes.add(link.window.mode)
+        if link.window.mode is Mode.DRAIN:
+            least = min(least, link.window.limit)
+    assert {Mode.STARTUP, Mode.DRAIN, Mode.STEADY} == modes
+    assert least < link.rate * link.rtt_s
+    link.run(2.0)
+    assert link.rtt_s <= (link.window.rtt_min_s or 0.0) <= 1.1 * (link.rtt_s + 1 / link.rate)
+
+
+def test_grows_by_one_for_two_that_come() -> None:
+    """After a drain or a fall nothing goes out in a burst."""
+    window = steady()
+    window._aim(10.0)
+    window._aim(20.0)
+    sent = [window.sent(100.0) for _ in range(window.room)]
+    limits = [window.limit]
+    for receipt in sent[:4]:
+        window.arrived(receipt, 101.0)
+        limits.append(window.limit)
+    assert [10, 10, 11, 11, 12] == limits
+
+
+def test_free_places_wait_only_as_long_as_the_link_stays_full() -> None:
+    """At the pipe itself each is worth a request; a large window is few requests even so."""
+    window = steady()
+    window._aim(window._pipe)
+    assert 1 == window.batch
+    big = Link(500e6 / 8, 0.6)
+    big.run(30.0)
+    assert big.window.limit / 32 < big.window.batch <= 16
+
+
+def test_what_a_token_bucket_lets_through_at_first_is_no_rate() -> None:
+    """Four chunks at once, then four a second: the queue stays short even so."""
+    link = Link(4 * CHUNK, 0.01, burst=4)
+    assert link.run(60.0) >= 0.95
+    assert link.longest_queue_s <= 2.0
+    assert link.run(60.0) >= 0.95
+    assert link.longest_queue_s <= 1.0
