@@ -25,7 +25,7 @@ KEYS = {
     "smallfiles": {"ratio_rsync_fsync", "ratio_rsync"},
     "memory": {"rss_mib_max", "rss_ratio"},
     "overhead": {"overhead_64k", "overhead_256k"},
-    "link": set[str](),
+    "link": {"share_600ms_50mbit", "share_30s_2mbit", "share_600ms_loss", "share_600ms_drop"},
     "slowlink": {"share_of_link"},
     "workers": set[str](),
     "multisource": {"share_of_sum"},
