@@ -8,10 +8,11 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
+from chunkq.errors import StorageError
 from chunkq.ports import (
     Clock,
     Heard,
@@ -438,7 +439,8 @@ def load_identity(settings: Settings) -> KeyFile:
     now_ms = SystemClock().wall_ms()
     found = KeyFile(path)
     if found.ring.pruned(now_ms) is not found.ring:
-        change_ring(path, lambda ring: ring.pruned(now_ms))
+        with suppress(StorageError):  # not writable for this process; they count no more anyway
+            change_ring(path, lambda ring: ring.pruned(now_ms))
         found.refresh()
     return found
 

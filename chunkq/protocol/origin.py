@@ -93,10 +93,15 @@ class Gate:
         seen: Callable[[bytes, RequestId], bool],
         requests_per_s: float,
         holder: Callable[[bytes], SiteKeys | None] | None = None,
+        account: Callable[[bytes], bytes] = lambda site_id: site_id,
     ) -> None:
-        """`holder(site_id)`: our keys behind an id, retired ones included while they count."""
+        """`holder(site_id)`: our keys behind an id, retired ones included while they count.
+
+        `account(site_id)`: one and the same for all keys of a peer, so that they share its quota.
+        """
         self._keys = keys
         self._holder = holder or self._holds
+        self._account = account
         self._peer = peer
         self._seen = seen
         self._rate = requests_per_s
@@ -160,10 +165,11 @@ class Gate:
         return Admitted(raw, sender, None, recordable=False, stranger=True)
 
     def _over_quota(self, sender: SiteCard, now_s: float) -> Refusal | None:
-        bucket = self._quotas.get(sender.site_id)
+        account = self._account(sender.site_id)
+        bucket = self._quotas.get(account)
         if bucket is None:
             bucket = TokenBucket(self._rate, max(1.0, self._rate * BURST_S))
-            self._quotas[sender.site_id] = bucket
+            self._quotas[account] = bucket
         if bucket.take(now_s):
             return None
         return Refusal(

@@ -84,6 +84,7 @@ class OriginWorker:
             seen=replays.seen,
             requests_per_s=requests_per_s,
             holder=self._holder,
+            account=self._account,
         )
         self._slots = Slots(concurrency)
         self._chunk_slots = Slots(CHUNK_REQUESTS)
@@ -191,6 +192,11 @@ class OriginWorker:
         if peer.distrust:
             raise SenderDistrusted(f"{peer.alias} is not trusted: {peer.distrust}")
         return peer.card_of(site_id)
+
+    def _account(self, site_id: bytes) -> bytes:
+        """All keys of a peer go on the account of its first."""
+        peer = self._directory.peer(site_id)
+        return (peer.first_id if peer is not None else b"") or site_id
 
     def _holder(self, site_id: bytes) -> SiteKeys | None:
         return self._identity.ring.holder(site_id, self._clock.wall_ms())

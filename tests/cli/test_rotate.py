@@ -12,9 +12,10 @@ import pytest
 from chunkq.protocol.limits import MIB
 from chunkq.settings import Directories, Registry
 from chunkq.storage.keys import load_ring
-from tests.support.pair import OFTEN, Actor, Pair, part_way
+from tests.support.pair import OFTEN, Actor, Pair, contents, part_way
 
-SIZE = 24 * MIB
+#: 48 chunks, so that there is a third and two thirds of the way.
+SIZE = 12 * MIB
 
 
 def keys_of(actor: Actor, alias: str) -> tuple[str, int]:
@@ -64,7 +65,7 @@ def test_a_stopped_transfer_goes_on_after_its_origin_changed_keys(pair: Pair) ->
     worker = pair.serve()
     for by_hand in (False, True):
         getting = pair.alice.start("get", "bob:docs/big", str(target), **OFTEN)
-        stood = part_way(pair, worker, getting, 8 if not by_hand else 40)
+        stood = part_way(pair, worker, getting, 8 if not by_hand else 24)
         getting.end()
         worker.send(signal.SIGCONT)
         statement = str(rotate(pair.bob, "--no-tell")["statement"])
@@ -116,6 +117,9 @@ def test_both_change_keys_without_telling(pair: Pair) -> None:
     assert 0 == pair.get("bob:docs/b", str(pair.inbox / "b")).code
     assert ("ok", 2) == keys_of(pair.alice, "bob")
     assert ("ok", 2) == keys_of(pair.bob, "alice")
+    # small files come in bundles, which are signed as well
+    assert 0 == pair.get("bob:docs/", str(pair.inbox / "tree")).code
+    assert {"a": b"before", "b": b"after"} == contents(pair.inbox / "tree")
     # the manifest of the first file was kept, signed by keys that nobody uses any more
     assert 0 == pair.get("bob:docs/a", str(pair.inbox / "a2")).code
     assert b"before" == (pair.inbox / "a2").read_bytes()
@@ -134,6 +138,21 @@ def test_peers_that_serve_are_told_at_once(pair: Pair) -> None:
     assert ("ok", 1) == keys_of(pair.bob, "alice")
 
 
+def test_a_tree_is_had_by_old_and_new_keys(pair: Pair) -> None:
+    """Its listing and its bundles, asked for by keys that the origin has left."""
+    pair.offer("a", b"one")
+    pair.offer("sub/b", b"two")
+    worker = pair.serve()
+    for number in (1, 2):
+        rotate(pair.bob, "--no-tell")
+        target = pair.inbox / str(number)
+        assert 0 == pair.get("bob:docs/", str(target)).code
+        assert {"a": b"one", "sub": None, "sub/b": b"two"} == contents(target)
+        assert ("ok", number) == keys_of(pair.alice, "bob")
+    assert worker.alive
+
+
+@pytest.mark.rabbitmq
 def test_keys_change_over_rabbitmq(tmp_path: Path, amqp_url: str) -> None:
     """Mailboxes are named after sites, not after keys, so nothing there has to change."""
     pair = Pair(tmp_path, amqp_url)

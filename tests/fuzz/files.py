@@ -22,7 +22,7 @@ from chunkq.storage.received import ReceivedLog
 from chunkq.storage.statefile import StateFile, StateHeader, decode_header
 from chunkq.transport.spool import names
 from tests.fuzz.target import Target, as_file
-from tests.protocol.sites import ALICE
+from tests.protocol.sites import ALICE, BOB
 
 TRANSFER_ID = "0f" * 16
 SPOOL_NAME = str(names.PacketName(1, 2, 3, 4, 5, "0123456789abcdef"))
@@ -108,6 +108,14 @@ def _peer_seed() -> bytes:
         'link = "default"',
         'address = "alice"',
         "added_at = 2026-01-01T00:00:00Z",
+        "follow = false",
+        "[trouble]",
+        'what = "conflict"',
+        "since = 2026-01-03T00:00:00Z",
+        "[[earlier]]",
+        f'card = "{encode_card(BOB, "alice")}"',
+        "left_at = 2026-01-02T00:00:00Z",
+        "until = 2026-02-02T00:00:00Z",
     ]
     return "\n".join(lines).encode()
 

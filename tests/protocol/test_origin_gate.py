@@ -21,7 +21,7 @@ from chunkq.errors import (
 )
 from chunkq.protocol import cbor
 from chunkq.protocol import origin as gate_module
-from chunkq.protocol.identity import SiteCard, SiteKeys
+from chunkq.protocol.identity import SiteCard, SiteKeys, card_of
 from chunkq.protocol.limits import MAX_CLOCK_SKEW_MS, MAX_LIFETIME_MS, MAX_REQUEST_SIZE_BYTES
 from chunkq.protocol.messages import (
     Body,
@@ -475,3 +475,33 @@ def test_retired_keys_open_what_was_sealed_to_them() -> None:
         gate.admit(request(), 0.0, NOW_MS)
     with pytest.raises(Misaddressed):
         gate.decode(admitted)
+
+
+def test_all_keys_of_a_peer_share_its_quota() -> None:
+    """A peer that changes its keys often may not ask more for it."""
+    later = SiteKeys(b"l" * 32, b"L" * 32)
+    gate = Gate(
+        keys=BOB,
+        peer={ALICE.site_id: ALICE_CARD, later.site_id: card_of(later, "alice")}.get,
+        seen=lambda _, __: False,
+        requests_per_s=1.0,
+        account=lambda _: ALICE.site_id,
+    )
+    answers = []
+    for counter in range(3):
+        keys = (ALICE, later)[counter % 2]
+        packet = seal_request(
+            keys=keys,
+            recipient=BOB_CARD,
+            ephemeral_secret=REQUESTER_EPHEMERAL,
+            kind=RequestKind.OPEN,
+            request_id=RequestId(7, counter),
+            issued_ms=NOW_MS,
+            expires_ms=NOW_MS + LIFETIME_MS,
+            body=OPEN_BODY,
+            suite=Suite.AES256GCM,
+        )
+        refusal = gate.admit(packet, 0.0, NOW_MS).refusal
+        answers.append(refusal.reason if refusal else None)
+
+    assert [None, None, RefusalReason.BUSY] == answers
