@@ -157,6 +157,7 @@ class Requester:
         self._deaf_s = 0.0
         self._deaf_since: float | None = None
         self._epoch = 0
+        self._own_epochs: set[int] = set()
         self._counter = 0
         self.new_epoch()
 
@@ -225,6 +226,7 @@ class Requester:
         random = int.from_bytes(self.entropy(4), "big") % (1 << EPOCH_RANDOM_BITS)
         epoch = (self.clock.wall_ms() << EPOCH_RANDOM_BITS) | random
         self._epoch = max(epoch, self._epoch + 1, floor + 1)
+        self._own_epochs.add(self._epoch)
         self._counter = 0
 
     def next_id(self) -> RequestId:
@@ -280,10 +282,16 @@ class Requester:
                     asked.handler(asked, raw, delivery)
 
     def _find(self, raw: RawReply) -> Asked | None:
-        """Who asked for this; a transfer of an earlier process may own it (its key opens it)."""
+        """Who asked for this; a transfer of an earlier process may own it (its key opens it).
+
+        Not what this process asked and has forgotten: trying every transfer's key costs 0.2 ms
+        each, and a peer that was silent for long answers thousands of such requests at once.
+        """
         request_id = raw.header.request_id
         if request_id in self._pending:
             return self._pending[request_id]
+        if request_id.epoch in self._own_epochs:
+            return None
         asked = next((found for adopt in self.adopters if (found := adopt(raw))), None)
         self._remember(request_id, asked)
         return asked
