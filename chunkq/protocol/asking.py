@@ -188,6 +188,8 @@ class Asking:
 
     def stored(self, lane: Lane, index: int, token: int | None, now: float) -> None:
         """A chunk of this lane is verified and written: nobody else need bring it."""
+        if len(self.lanes) > 1:
+            lane.arrived(now)
         lane.chunks.stored(index, token, now)
         for other in self.live:
             if other is not lane:

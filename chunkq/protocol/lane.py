@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from chunkq.errors import ChunkqError
 from chunkq.protocol import transfer_events as ev
@@ -11,6 +13,9 @@ from chunkq.protocol.geometry import to_ranges
 from chunkq.protocol.manifest import Head
 from chunkq.protocol.patience import Patience
 from chunkq.protocol.window import Window
+
+#: So many arrivals tell what a lane brings of late: enough that bursts of a worker are even.
+RECENT_ARRIVALS: Final = 64
 
 
 class Lane:
@@ -36,6 +41,8 @@ class Lane:
         #: Its manifest, until one of those offered is chosen.
         self.offer: Head | None = None
         self._tokens = tokens
+        #: When the latest chunks came, as long as something was under way all the time.
+        self._arrivals: deque[float] = deque(maxlen=RECENT_ARRIVALS)
         #: Requests for the manifest (no pages) and for pages: when, and which are still to come.
         self._others: dict[int, tuple[float, tuple[int, ...]]] = {}
         #: Requests for the manifest whose answer is of use, those given up included.
@@ -66,9 +73,28 @@ class Lane:
         self.silent = False
         self.patience.heard(now, progress=progress)
 
+    def arrived(self, now: float) -> None:
+        """A chunk that was asked for here came."""
+        self._arrivals.append(now)
+
+    @property
+    def pace(self) -> tuple[float, int]:
+        """Chunks a second, and how many come before one asked for now.
+
+        The window's rate is the best that it has seen, and some links let much pass at first: what
+        came here of late counts, if that is less and no single burst.
+        """
+        rate, round_trip = self.window.rate_chunks_per_s, self.window.rtt_smoothed_s
+        if rate and round_trip is not None and len(self._arrivals) > 1:
+            span = self._arrivals[-1] - self._arrivals[0]
+            if span > round_trip and (of_late := (len(self._arrivals) - 1) / span) < rate:
+                return of_late, len(self.chunks)
+        return rate, self.window.outstanding
+
     def begin(self, *, answers: bool = False) -> None:
         """Forget what was asked for; `answers`: but for the manifest, which is still of use."""
         self.chunks.clear()
+        self._arrivals.clear()
         self.hungry = False
         if answers:
             self._others = {
@@ -111,6 +137,8 @@ class Lane:
     def ask_chunks(self, indices: Iterable[int], now: float) -> ev.AskChunks:
         token = next(self._tokens)
         picked = sorted(indices)
+        if not len(self.chunks):
+            self._arrivals.clear()
         for index in picked:
             self.chunks.add(index, token, now)
         return ev.AskChunks(token, tuple(to_ranges(picked)), self.number)

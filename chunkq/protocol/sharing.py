@@ -34,10 +34,10 @@ def most_twice(chunk_count: int) -> int:
 
 def completion_s(lane: Lane, more: int) -> float | None:
     """When so many more chunks would have come from a lane, from now; None if it is unmeasured."""
-    rate, round_trip = lane.window.rate_chunks_per_s, lane.window.rtt_min_s
+    (rate, ahead), round_trip = lane.pace, lane.window.rtt_min_s
     if not rate or round_trip is None:
         return None
-    return max(round_trip, (lane.window.outstanding + more) / rate)
+    return max(round_trip, (ahead + more) / rate)
 
 
 def shares(lanes: Sequence[Lane], left: int, chunk_count: int) -> list[int]:
@@ -67,7 +67,8 @@ def _by(lane: Lane, finish_s: float, chunk_count: int) -> int:
         return max(0, most_twice(chunk_count) - len(lane.chunks))
     if soonest > finish_s:
         return 0
-    return max(0, int(lane.window.rate_chunks_per_s * finish_s) - lane.window.outstanding)
+    rate, ahead = lane.pace
+    return max(0, int(rate * finish_s) - ahead)
 
 
 def _finish_s(lanes: Sequence[Lane], left: int) -> float:
@@ -77,8 +78,9 @@ def _finish_s(lanes: Sequence[Lane], left: int) -> float:
         round_trip = lane.window.rtt_min_s or 0.0
         if rate and finish <= round_trip:
             break
-        rate += lane.window.rate_chunks_per_s
-        chunks += lane.window.outstanding
+        its_rate, ahead = lane.pace
+        rate += its_rate
+        chunks += ahead
         finish = max(round_trip, chunks / rate)
     return finish
 
@@ -103,7 +105,7 @@ def sooner(
     """
     promised: list[tuple[float, int]] = []
     for other in others:
-        rate, late_s = other.window.rate_chunks_per_s, late_after_s(other, (lane,))
+        (rate, _), late_s = other.pace, late_after_s(other, (lane,))
         round_trip = other.window.rtt_min_s or 0.0
         for place, (index, at) in enumerate(other.chunks.waiting_since(), start=1):
             if index in skip:

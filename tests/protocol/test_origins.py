@@ -455,6 +455,28 @@ def test_near_the_end_a_slow_one_gets_only_what_it_brings_by_then() -> None:
     assert ([], 60) == (asked(effects, 0), len(asked(effects, 1)))
 
 
+def test_what_came_of_late_counts_if_that_is_less_than_the_best() -> None:
+    """A token bucket let a hundred a second pass at first; by now it is one."""
+    version = Version(Random(1).randbytes(400 * CHUNK))
+    bench = Bench(version=version, resumed=Resumed(version.head, Phase.RUNNING, Bitmap(400)))
+    bench.give_pages()
+    for window in bench.windows:
+        window._limit = 8.0
+    for _ in range(40):
+        for lane, times in ((0, 1), (1, 8)):
+            for _ in range(times):
+                index, _ = next(bench.transfer.lanes[lane].chunks.waiting_since())
+                bench.feed(ev.ChunkLanded(index, lane), ev.ChunkStored(index, None, lane))
+        bench.now += 1.0
+        if any(isinstance(effect, ev.Commit) for effect in bench.effects[-8:]):
+            bench.feed(ev.Committed(Phase.RUNNING))
+    for lane in (0, 1):
+        bench.windows[lane]._rates.clear()
+        measure(bench, lane, rate=100.0)
+    slow, fast = (bench.transfer.lanes[lane].pace[0] for lane in (0, 1))
+    assert (True, True) == (0.9 < slow < 1.1, 7.5 < fast < 10.0)
+
+
 def test_near_the_end_a_far_one_gets_nothing() -> None:
     """However fast it is: what it is asked for now comes later than all the rest."""
     version = Version(Random(1).randbytes(20 * CHUNK))
