@@ -88,6 +88,8 @@ def run(settings: Settings) -> Report:
             theirs = transfer(case.shape, size, window=window, at_most_s=limit_s)
             key = name.replace(" ", "_")
             report.figures[f"share_{case.key}_{key}"] = round(theirs.share, 3)
+            queue = theirs.queue_s / case.shape.round_trip_s
+            report.figures[f"queue_{case.key}_{key}"] = round(queue, 3)
             report.row(f"  {name}", f"share {theirs.share:.2f}, queue {_queue(theirs)}")
     return report
 
