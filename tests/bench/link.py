@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from chunkq.protocol.limits import GIB, MIB
 from chunkq.protocol.window import Mode, Window
@@ -33,8 +34,8 @@ class Case:
     size_bytes: int = GIB
 
 
-def _shape(round_trip_s: float, mbit_per_s: float, **others: object) -> LinkShape:
-    return LinkShape(round_trip_s=round_trip_s, bytes_per_s=mbit_per_s * MBIT, **others)  # type: ignore[arg-type]
+def _shape(round_trip_s: float, mbit_per_s: float, **others: Any) -> LinkShape:
+    return LinkShape(round_trip_s=round_trip_s, bytes_per_s=mbit_per_s * MBIT, **others)
 
 
 CASES = (
