@@ -37,7 +37,8 @@ from chunkq.protocol.seal import ReplySealer
 from chunkq.runtime.answers import Answers
 from chunkq.runtime.identity import identity_of
 from chunkq.runtime.inbox import Inbox
-from chunkq.runtime.replies import MAX_UNSENT_BYTES, Replies
+from chunkq.runtime.outflow import Outflow
+from chunkq.runtime.replies import Replies
 from chunkq.runtime.slots import Slots
 from chunkq.runtime.statements import Statements
 from chunkq.runtime.tasks import Tasks
@@ -88,7 +89,7 @@ class OriginWorker:
         )
         self._slots = Slots(concurrency)
         self._chunk_slots = Slots(CHUNK_REQUESTS)
-        self._outflow = Slots(MAX_UNSENT_BYTES)
+        self._outflow = Outflow()
         self._tasks = Tasks(self._on_crash)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._inbox: Inbox | None = None

@@ -10,17 +10,13 @@ from chunkq.errors import Nacked
 from chunkq.ports import Buffer, Mailbox, Transport
 from chunkq.protocol import cbor
 from chunkq.protocol.identity import SiteKeys
-from chunkq.protocol.limits import MIB
 from chunkq.protocol.messages import Body, Refusal, RefusalReason
 from chunkq.protocol.packet import ReplyKind, RequestId
 from chunkq.protocol.priority import Priority
 from chunkq.protocol.seal import ReplySealer
+from chunkq.runtime.outflow import Outflow
 from chunkq.runtime.packing import Packer, pack_once
-from chunkq.runtime.slots import Slots
 
-#: Bytes of a worker's replies handed to the carrier and not yet taken over by it. A broker takes
-#: its distance to say so: 40 MiB keep 500 Mbit/s busy at a round trip of 600 ms to it.
-MAX_UNSENT_BYTES: Final = 40 * MIB
 #: A full reply queue: try again after this, doubling, so often; then the requester asks again.
 NACK_RETRY_S: Final = 0.1
 NACK_RETRIES: Final = 6
@@ -38,7 +34,7 @@ class Replies:
         to: Mailbox,
         sealer: ReplySealer,
         request_id: RequestId,
-        outflow: Slots,
+        outflow: Outflow,
         *,
         priority: Priority = Priority.NORMAL,
         keys: SiteKeys | None = None,
@@ -114,10 +110,12 @@ class Replies:
             task.result()
 
     async def _publish(self, packet: Buffer, priority: Priority) -> None:
-        delay = NACK_RETRY_S
+        delay, now = NACK_RETRY_S, asyncio.get_running_loop().time
         for _ in range(NACK_RETRIES):
             try:
-                return await self._transport.publish(self._to, packet, priority=priority)
+                began = now()
+                await self._transport.publish(self._to, packet, priority=priority)
+                return self._outflow.taken_over(now() - began)
             except Nacked:
                 await asyncio.sleep(delay)
                 delay *= 2

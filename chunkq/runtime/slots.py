@@ -20,7 +20,7 @@ class Slots:
     """
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.count = count
         self._in_work: Counter[Priority] = Counter()
         self._waiting: Lanes[tuple[int, asyncio.Future[None]]] = Lanes()
 
@@ -65,6 +65,6 @@ class Slots:
                 turn.set_result(None)
 
     def _has_room(self, priority: Priority) -> bool:
-        if self._in_work.total() < self._count:
+        if self._in_work.total() < self.count:
             return True
         return not any(self._in_work[each] for each in Priority if each <= priority)
