@@ -135,8 +135,8 @@ def test_serve_drains(pair: Pair) -> None:
     ended = first.wait()
 
     assert ended.code == 0
-    assert ['"stopping"', '"stopped"'] == [
-        line.split(",")[0].split(": ")[1] for line in ended.err.splitlines()[-2:]
+    assert ['"stopping"', '"link_closed"', '"stopped"'] == [
+        line.split(",")[0].split(": ")[1] for line in ended.err.splitlines()[-3:]
     ]
     assert getting.wait().code == 0
     assert {"big": content} == contents(pair.inbox)
