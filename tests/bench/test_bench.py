@@ -35,6 +35,7 @@ KEYS = {
 }
 SLICES = {name: ["--size", "16"] for name in KEYS} | {
     "smallfiles": ["--count", "200"],
+    "growth": ["--size", "16", "--count", "300"],
     "slowlink": ["--size", "2"],
     "workers": ["--size", "8", "--count", "2"],
 }
