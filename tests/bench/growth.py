@@ -99,21 +99,20 @@ def _sizes(largest_mib: int) -> list[int]:
     return sizes[::-1]
 
 
-def _by_size(report: Report, settings: Settings, link: str) -> None:
+def _by_size(report: Report, settings: Settings, pair: Pair, worker: Process) -> None:
     sizes = _sizes(settings.size_mib or DEFAULT_MIB)
     costs = {}
-    with _sites(settings.root / "sizes", link) as (pair, worker):
-        for mib in sizes:
-            source, target = pair.files / f"{mib}", pair.inbox / f"{mib}"
-            random_file(source, mib * MIB)
-            found = []
-            for _ in range(settings.pairs if mib < GIB // MIB else 1):
-                os.utime(source)  # new to the origin: it is hashed
-                found.append(_get(pair, worker, f"bob:files/{mib}", target))
-                assert same(source, target)
-                target.unlink()
-            source.unlink()
-            costs[mib] = _median(found)
+    for mib in sizes:
+        source, target = pair.files / f"{mib}", pair.inbox / f"{mib}"
+        random_file(source, mib * MIB)
+        found = []
+        for _ in range(settings.pairs if mib < GIB // MIB else 1):
+            os.utime(source)  # new to the origin: it is hashed
+            found.append(_get(pair, worker, f"bob:files/{mib}", target))
+            assert same(source, target)
+            target.unlink()
+        source.unlink()
+        costs[mib] = _median(found)
     fixed = costs[sizes[0]]
     report.figure("fixed_cpu_s", f"a file of {sizes[0]} MiB, CPU of both", fixed.cpu_s, " s")
     for mib in sizes[1:]:
@@ -133,19 +132,19 @@ def _steps(most: int) -> list[int]:
     return sorted({max(1, most // 100), max(1, most // 10), most})
 
 
-def _by_files(report: Report, settings: Settings, link: str) -> None:
-    with _sites(settings.root / "files", link) as (pair, worker):
-        for count in _steps(settings.counted(DEFAULT_FILES)):
-            _make_tree(pair.files / f"{count}", count)
-            cost = _get(pair, worker, f"bob:files/{count}/", pair.inbox / f"{count}")
-            arrived = sum(len(names) for _, _, names in os.walk(pair.inbox / f"{count}"))
-            assert arrived == count, f"{arrived} of {count} files arrived"
-            each = [1000 * cost.requester_s / count, 1000 * cost.origin_s / count]
-            report.figures[f"cpu_ms_per_file_{count}"] = round(sum(each), 3)
-            report.row(
-                f"{count} files of 4 KiB, CPU of each",
-                f"requester {each[0]:.2f} ms, origin {each[1]:.2f} ms; {cost.seconds:.1f} s in all",
-            )
+def _by_files(report: Report, settings: Settings, pair: Pair, worker: Process) -> None:
+    for count in _steps(settings.counted(DEFAULT_FILES)):
+        source, target = pair.files / f"tree-{count}", pair.inbox / f"tree-{count}"
+        _make_tree(source, count)
+        cost = _get(pair, worker, f"bob:files/{source.name}/", target)
+        arrived = sum(len(names) for _, _, names in os.walk(target))
+        assert arrived == count, f"{arrived} of {count} files arrived"
+        each = [1000 * cost.requester_s / count, 1000 * cost.origin_s / count]
+        report.figures[f"cpu_ms_per_file_{count}"] = round(sum(each), 3)
+        report.row(
+            f"{count} files of 4 KiB, CPU of each",
+            f"requester {each[0]:.2f} ms, origin {each[1]:.2f} ms; {cost.seconds:.1f} s in all",
+        )
 
 
 def _make_tree(root: Path, count: int) -> None:
@@ -185,30 +184,31 @@ class _Waiting:
         self.popen.communicate(timeout=120)
 
 
-def _by_pending(report: Report, settings: Settings, link: str) -> None:
-    calm_s, idle_s = (CALM_S, IDLE_S) if settings.settle_s else (0.1, 0.5)
-    with _sites(settings.root / "pending", link) as (pair, _):
-        random_file(pair.files / "file", PENDING_BYTES)
-        silent = Site(settings.root / "silent", "silent")
-        silent.root.mkdir()
-        silent.run("init", "--name", "silent", "--link", link)
-        silent.run("peer", "add", pair.alice.run("id"))
-        silent.run("share", "add", "files", str(settings.root / "offered"), "--to", "alice")
-        pair.alice.run("peer", "add", silent.run("id"))
-        counts = sorted({1, *_steps(max(1, settings.counted(DEFAULT_FILES) // 10))[1:]})
-        for number in range(counts[-1]):
-            random_file(settings.root / "offered" / f"{number}", PENDING_BYTES)
-        try:
-            for count in counts:
-                _serve(silent).stop()  # it has been there: requests to it wait in its queue
-                waiting = _Waiting(pair, pair.inbox / f"{count}", count)
-                try:
-                    _one_pending(report, waiting, count, silent, (calm_s, idle_s))
-                finally:
-                    waiting.close()
-                silent.end()
-        finally:
+def _by_pending(report: Report, settings: Settings, pair: Pair, link: str) -> None:
+    spans = (CALM_S, IDLE_S) if settings.settle_s else (0.1, 0.5)
+    random_file(pair.files / "file", PENDING_BYTES)
+    offered = settings.root / "offered"
+    offered.mkdir()
+    silent = Site(settings.root / "silent", "silent")
+    silent.root.mkdir()
+    silent.run("init", "--name", "silent", "--link", link)
+    silent.run("peer", "add", pair.alice.run("id"))
+    silent.run("share", "add", "files", str(offered), "--to", "alice")
+    pair.alice.run("peer", "add", silent.run("id"))
+    counts = sorted({1, *_steps(max(1, settings.counted(DEFAULT_FILES) // 10))[1:]})
+    for number in range(counts[-1]):
+        random_file(offered / f"{number}", PENDING_BYTES)
+    try:
+        for count in counts:
+            _serve(silent).stop()  # it has been there: requests to it wait in its queue
+            waiting = _Waiting(pair, pair.inbox / f"pending-{count}", count)
+            try:
+                _one_pending(report, waiting, count, silent, spans)
+            finally:
+                waiting.close()
             silent.end()
+    finally:
+        silent.end()
 
 
 def _one_pending(
@@ -239,11 +239,13 @@ def _one_pending(
 
 def run(settings: Settings) -> Report:
     report = Report("growth: with size, number of files, and transfers that wait")
-    (settings.root / "offered").mkdir()
     broker = Broker.start(settings.root / "node")
+    link = broker.url(vhost=broker.add_vhost())
     try:
-        for part in (_by_size, _by_files, _by_pending):
-            part(report, settings, broker.url(vhost=broker.add_vhost()))
+        with _sites(settings.root / "sites", link) as (pair, worker):
+            _by_size(report, settings, pair, worker)
+            _by_files(report, settings, pair, worker)
+            _by_pending(report, settings, pair, link)
     finally:
         broker.stop()
     return report
