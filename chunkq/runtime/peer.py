@@ -12,7 +12,7 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from chunkq.errors import PacketError, TransportError
 from chunkq.ports import (
@@ -27,11 +27,13 @@ from chunkq.ports import (
     Transport,
 )
 from chunkq.protocol import cbor
+from chunkq.protocol.bucket import TokenBucket
 from chunkq.protocol.compression import Appetite
 from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import KEY_SIZE_BYTES, MAX_WINDOW_BYTES, MIB
 from chunkq.protocol.messages import Receipt, Refusal, RefusalReason, Request
 from chunkq.protocol.packet import (
+    U64_LIMIT,
     RawReply,
     ReplyHeader,
     RequestId,
@@ -55,6 +57,11 @@ from chunkq.runtime.telling import introduce
 MAX_PENDING: Final = 4096
 #: Ephemerals (workers that answer) kept for one request; a forger's would push out the oldest.
 MAX_OPENERS: Final = 4
+#: Keys of transfers tried a second on replies to requests of no process known, all together: a
+#: fifth of a core (0.2 ms each), however many replies somebody makes up. At once, as after a start:
+#: a window of chunks that were asked for one by one, on eight transfers.
+TRIES_PER_S: Final = 1000
+TRIES_BURST: Final = 10_000
 #: Bytes of chunks taken from the carrier and not yet written; above it no more are taken, so that a
 #: slow disk slows the carrier down instead of filling memory.
 MAX_BACKLOG_BYTES: Final = 6 * MIB
@@ -66,6 +73,13 @@ HELD_UP_FACTOR: Final = 2.0
 LAST_WORDS_S: Final = 1.0
 #: Random bits below the millisecond in an epoch, so that two starts in one never meet.
 EPOCH_RANDOM_BITS: Final = 20
+#: The last epoch that another can follow: times and epochs travel as u64.
+LAST_EPOCH: Final = U64_LIMIT - 2
+#: The year 10889. A request that would be issued after it, or before 1970, is not sent: whoever
+#: says that this is the time does not mean it.
+LAST_MS: Final = 1 << 48
+
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -82,7 +96,7 @@ class Asked:
     token: int
     version: int = 0
     clock_offset_ms: int = 0
-    openers: OrderedDict[bytes, ReplyOpener] = field(default_factory=OrderedDict)
+    openers: OrderedDict[tuple[bytes, Suite], ReplyOpener] = field(default_factory=OrderedDict)
 
     def open(self, raw: RawReply, size: int | None = None) -> bytes:
         """The body of a reply, which has `size` bytes if it is packed and that is known.
@@ -99,7 +113,8 @@ class Asked:
         self.peer.signers.answered(self.sender)
 
     def _opener(self, header: ReplyHeader) -> ReplyOpener:
-        opener = self.openers.get(header.ephemeral)
+        which = (header.ephemeral, header.suite)
+        opener = self.openers.get(which)
         if opener is None:
             opener = ReplyOpener(
                 header=header,
@@ -107,7 +122,7 @@ class Asked:
                 recipient=self.recipient,
                 ephemeral_secret=self.ephemeral,
             )
-            self.openers[header.ephemeral] = opener
+            self.openers[which] = opener
             while len(self.openers) > MAX_OPENERS:
                 self.openers.popitem(last=False)
         return opener
@@ -146,7 +161,10 @@ class Requester:
         self.pages = Pages()
         self.adopters: list[Callable[[RawReply], Asked | None]] = []
         self._inbox: Inbox | None = None
-        self._pending: OrderedDict[RequestId, Asked | None] = OrderedDict()
+        self._pending: OrderedDict[RequestId, Asked] = OrderedDict()
+        #: Requests that no transfer asked; kept apart, so that made up ones push out no real one.
+        self._unknown: OrderedDict[RequestId, None] = OrderedDict()
+        self._tries = TokenBucket(TRIES_PER_S, TRIES_BURST)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks = Tasks(self._on_error)
         self._sending: set[asyncio.Task[None]] = set()
@@ -156,10 +174,7 @@ class Requester:
         self._backlog_low.set()
         self._deaf_s = 0.0
         self._deaf_since: float | None = None
-        self._epoch = 0
         self._own_epochs: set[int] = set()
-        self._counter = 0
-        self.new_epoch()
 
     async def start(self, prefetch: int) -> None:
         """Begin to take replies, at most `prefetch` unfinished."""
@@ -221,35 +236,23 @@ class Requester:
         """Whether this end waits for the link: then it pays to unpack."""
         return self._appetite.starving(self.clock.monotonic_s())
 
-    def new_epoch(self, floor: int = 0) -> None:
-        """Start counting anew: at a start, or when an origin has lost its record of this one."""
+    def begin_epoch(self, above: int = 0) -> int:
+        """A number to count requests under, larger than `above` and never given out here before."""
         random = int.from_bytes(self.entropy(4), "big") % (1 << EPOCH_RANDOM_BITS)
-        epoch = (self.clock.wall_ms() << EPOCH_RANDOM_BITS) | random
-        self._epoch = max(epoch, self._epoch + 1, floor + 1)
-        self._own_epochs.add(self._epoch)
-        self._counter = 0
-
-    def next_id(self) -> RequestId:
-        self._counter += 1
-        return RequestId(self._epoch, self._counter)
-
-    @property
-    def epoch(self) -> int:
-        return self._epoch
+        epoch = max((self.clock.wall_ms() << EPOCH_RANDOM_BITS) | random, above + 1)
+        while epoch in self._own_epochs:
+            epoch += 1
+        self._own_epochs.add(epoch)
+        return epoch
 
     def expect(self, asked: Asked) -> None:
-        self._remember(asked.request_id, asked)
+        _remember(self._pending, asked.request_id, asked)
 
     def spawn(self, asked: Asked, packet: bytes, lifetime_s: float, failed: AskFailure) -> None:
         """Send a request in the background; `failed` hears if the carrier does not take it."""
         sending = self._tasks.spawn(self._publish(asked, packet, lifetime_s, failed))
         self._sending.add(sending)
         sending.add_done_callback(self._sending.discard)
-
-    def _remember(self, request_id: RequestId, asked: Asked | None) -> None:
-        self._pending[request_id] = asked
-        while len(self._pending) > MAX_PENDING:
-            self._pending.popitem(last=False)
 
     async def _publish(
         self, asked: Asked, packet: bytes, lifetime_s: float, failed: AskFailure
@@ -288,17 +291,30 @@ class Requester:
         each, and a peer that was silent for long answers thousands of such requests at once.
         """
         request_id = raw.header.request_id
-        if request_id in self._pending:
-            return self._pending[request_id]
-        if request_id.epoch in self._own_epochs:
+        if (asked := self._pending.get(request_id)) is not None:
+            return asked
+        if request_id.epoch in self._own_epochs or request_id in self._unknown:
             return None
-        asked = next((found for adopt in self.adopters if (found := adopt(raw))), None)
-        self._remember(request_id, asked)
-        return asked
+        now_s = self.clock.monotonic_s()
+        for adopt in self.adopters:
+            if not self._tries.take(now_s):
+                return None
+            if (asked := adopt(raw)) is not None:
+                _remember(self._pending, request_id, asked)
+                return asked
+        _remember(self._unknown, request_id, None)
+        return None
 
     def _on_error(self, error: Exception) -> None:
         if not self._failed.done():
             self._failed.set_exception(error)
+
+
+def _remember(known: OrderedDict[RequestId, _T], request_id: RequestId, what: _T) -> None:
+    """The oldest makes way."""
+    known[request_id] = what
+    while len(known) > MAX_PENDING:
+        known.popitem(last=False)
 
 
 class AskFailure(Protocol):
@@ -337,6 +353,10 @@ class PeerLink:
         self.largest_chunk_bytes = largest_chunk_bytes
         self.window = Window(max_chunks=MAX_WINDOW_BYTES // largest_chunk_bytes)
         self.clock_offset_ms = 0
+        #: Requests to each origin are counted apart: one that refuses an epoch, or pushes it up,
+        #: changes nothing for the others.
+        self._epoch = requester.begin_epoch()
+        self._counter = 0
         self.hungry: dict[Hungry, Callable[[], None]] = {}
         self._zstd = zstd
         self._suite = Suite.AES256GCM if has_aes() else Suite.XCHACHA20POLY1305
@@ -361,7 +381,8 @@ class PeerLink:
             introduce(self)
             keys = self.signers.pick(requester.clock.monotonic_s())
         issued_ms = requester.clock.wall_ms() + self.clock_offset_ms
-        request_id = requester.next_id()
+        self._counter += 1
+        request_id = RequestId(self._epoch, self._counter)
         if self._zstd and requester.starving:
             body = body.model_copy(update={"zstd": True})
         packet = seal_request(
@@ -423,13 +444,28 @@ class PeerLink:
             refusal.reason is RefusalReason.CLOCK_SKEW
             and asked.clock_offset_ms == self.clock_offset_ms  # else it was heeded meanwhile
         ):
-            self.clock_offset_ms += refusal.offset_ms
-            self.requester.log(
-                "clock_skew", level="warning", peer=self.ref.alias, offset_ms=refusal.offset_ms
-            )
-        current = asked.request_id.epoch == self.requester.epoch
+            self._heed_clock(refusal.offset_ms)
+        current = asked.request_id.epoch == self._epoch
         if refusal.reason is RefusalReason.EXPIRED and refusal.epoch_floor and current:
-            self.requester.new_epoch(refusal.epoch_floor)
+            if refusal.epoch_floor >= LAST_EPOCH:
+                self.requester.log("epoch_refused", level="warning", peer=self.ref.alias)
+                return
+            self._epoch = self.requester.begin_epoch(refusal.epoch_floor)
+            self._counter = 0
+
+    def _heed_clock(self, offset_ms: int) -> None:
+        """The origin's clock is so far ahead of the request's; what cannot be is not heeded."""
+        heeded = self.clock_offset_ms + offset_ms
+        now_ms = self.requester.clock.wall_ms()
+        plausible = 0 <= now_ms + heeded <= LAST_MS
+        if plausible:
+            self.clock_offset_ms = heeded
+        self.requester.log(
+            "clock_skew" if plausible else "clock_skew_refused",
+            level="warning",
+            peer=self.ref.alias,
+            offset_ms=offset_ms,
+        )
 
     def window_for(self, transfer: Hungry) -> Window:
         """The window for one transfer: it leaves room to hungry ones of a higher class, and to

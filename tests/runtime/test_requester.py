@@ -57,10 +57,10 @@ async def test_only_what_another_process_asked_is_offered_to_transfers(
         log=log,
     )
     requester.adopters.append(adopt)
-    first = requester.epoch
+    first = own = requester.begin_epoch()
     if moved_on:
-        requester.new_epoch(FLOOR)
-    epochs = {"own": requester.epoch, "first": first, "earlier": first - 1, "between": first + 1}
+        own = requester.begin_epoch(FLOOR)
+    epochs = {"own": own, "first": first, "earlier": first - 1, "between": first + 1}
     await requester.start(prefetch=8)
     await transport.publish(Mailbox("rep", "alice", "i"), reply_to(epochs[which]))
     await asyncio.wait_for(dropped.wait(), 20)
