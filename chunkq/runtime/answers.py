@@ -130,9 +130,9 @@ class Answers:
         share = self._granted(peer, body)
         match body:
             case Open():
-                await self._open(share, body, replies)
+                await self._open(peer, share, body, replies)
             case Pages():
-                await self._pages(share, body, replies)
+                await self._pages(peer, share, body, replies)
             case Chunks():
                 await self._chunks(peer, share, body, replies)
             case List():
@@ -150,7 +150,7 @@ class Answers:
 
     # ------------------------------------------------------------ one a kind
 
-    async def _open(self, share: Share, body: Open, replies: Replies) -> None:
+    async def _open(self, peer: PeerRef, share: Share, body: Open, replies: Replies) -> None:
         source = await self._in_pool(share.open, body.path)
         try:
             size = source.identity.size_bytes
@@ -162,7 +162,9 @@ class Answers:
             if chunk_size is None:
                 detail = f"{size} bytes are too many for chunks of {body.largest_chunk}"
                 return await replies.refuse(refusal(RefusalReason.TOO_LARGE, detail))
-            found = await self._manifests.get(source, chunk_size, lambda: share.open(body.path))
+            found = await self._manifests.get(
+                source, chunk_size, lambda: share.open(body.path), peer.alias
+            )
             if isinstance(found, Preparing):
                 return await replies.refuse(_preparing(found))
             await self._send_manifest(source, found, replies)
@@ -186,8 +188,8 @@ class Answers:
         )
         return await replies.send_body(ReplyKind.MANIFEST, manifest)
 
-    async def _pages(self, share: Share, body: Pages, replies: Replies) -> None:
-        version = await self._version(share, body, replies)
+    async def _pages(self, peer: PeerRef, share: Share, body: Pages, replies: Replies) -> None:
+        version = await self._version(peer, share, body, replies)
         if version is None:
             return
         try:
@@ -200,7 +202,7 @@ class Answers:
             version.close()
 
     async def _chunks(self, peer: PeerRef, share: Share, body: Chunks, replies: Replies) -> None:
-        version = await self._version(share, body, replies)
+        version = await self._version(peer, share, body, replies)
         if version is None:
             return
         try:
@@ -281,12 +283,12 @@ class Answers:
             replies.packer = self._packing.packer(peer.alias, what, replies.request_id.epoch)
 
     async def _version(
-        self, share: Share, body: Pages | Chunks, replies: Replies
+        self, peer: PeerRef, share: Share, body: Pages | Chunks, replies: Replies
     ) -> _Version | None:
         """The version asked for; None if it was refused. Raises `Stale`."""
         version = await self._in_pool(self._stored_version, share, body)
         if version is None:
-            return await self._new_version(share, body, replies)
+            return await self._new_version(peer, share, body, replies)
         return version
 
     def _stored_version(self, share: Share, body: Pages | Chunks) -> _Version | None:
@@ -304,12 +306,12 @@ class Answers:
         return None
 
     async def _new_version(
-        self, share: Share, body: Pages | Chunks, replies: Replies
+        self, peer: PeerRef, share: Share, body: Pages | Chunks, replies: Replies
     ) -> _Version | None:
         source = await self._in_pool(share.open, body.path)
         try:
             found = await self._manifests.get(
-                source, body.chunk_size, lambda: share.open(body.path)
+                source, body.chunk_size, lambda: share.open(body.path), peer.alias
             )
             if not isinstance(found, Preparing):
                 return _version(source, found, body.root)

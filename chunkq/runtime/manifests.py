@@ -2,11 +2,15 @@
 
 A small file is hashed while its requester waits; for a large one it waits a moment, and is then
 told how far it is. Workers of one host share the store and its locks.
+
+Large files have their turns: a few at once, one of a peer, and the peers' next ones in rotation. So
+whoever asks for ten thousand of them holds up neither the answers to others nor their hashes.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -24,6 +28,11 @@ INLINE_BYTES: Final = 32 * MIB
 #: For a larger one the answer waits so long at most: a fast disk hashes a GiB meanwhile, and else
 #: the requester hears soon how far it is. Far below its timer (1 s at the least).
 HOLD_S: Final = 0.5
+#: Large files hashed at once: half of the threads of a process, so that it goes on serving.
+LARGE_AT_ONCE: Final = 2
+#: Large files of one peer that wait for their turn: what it fetches at once. Of a further one it
+#: has to ask again.
+MAX_WAITING: Final = 64
 #: The lock file hears of progress in steps of this size.
 PROGRESS_STEP_BYTES: Final = 64 * MIB
 #: When to ask again: what remains at the rate of a fast disk, within bounds that keep a person
@@ -60,6 +69,7 @@ class Build(Protocol):
 
 
 _Key = tuple[FileIdentity, int]
+_Reopen = Callable[[], SourceFile]
 _T = TypeVar("_T")
 
 
@@ -74,6 +84,9 @@ class Manifests:
         self._build = build
         self._pool = pool
         self._jobs: dict[_Key, asyncio.Future[None]] = {}
+        #: Large files that are hashed now, and for whom; and those that wait, by peer.
+        self._turns: dict[_Key, str] = {}
+        self._waiting: OrderedDict[str, OrderedDict[_Key, _Reopen]] = OrderedDict()
         self._progress: dict[_Key, int] = {}
         self._crash: BaseException | None = None
         self._stopping = False
@@ -85,35 +98,32 @@ class Manifests:
         return self._store.load(source.identity, chunk_size_bytes)
 
     async def get(
-        self, source: SourceFile, chunk_size_bytes: int, reopen: Callable[[], SourceFile]
+        self, source: SourceFile, chunk_size_bytes: int, reopen: _Reopen, whom: str = ""
     ) -> StoredManifest | Preparing:
         """The manifest of the version that `source` is, or how far its hash is.
 
-        `reopen` opens the file again for a hash that outlives this request.
-        Raises `SourceChanging`, `StorageError`.
+        `reopen` opens the file again for a hash that outlives this request; `whom`: the peer that
+        asks. Raises `SourceChanging`, `StorageError`.
         """
         identity = source.identity
         key = (identity, chunk_size_bytes)
         stored = await self._in_pool(self.stored, source, chunk_size_bytes)
         if stored is not None:
             return stored
+        large = identity.size_bytes > INLINE_BYTES
         job = self._jobs.get(key)
+        if job is None and large and not self._has_turn(whom):
+            self._wait(whom, key, reopen)
+            return self._told(key)
         if job is None:
-            lock = await self._in_pool(self._store.try_lock, identity, chunk_size_bytes)
-            if lock is None:
-                done = self._store.progress(identity, chunk_size_bytes) or (0, identity.size_bytes)
-                return Preparing(*done)
-            job = asyncio.ensure_future(self._hash(key, lock, reopen))
-            job.add_done_callback(lambda done: self._forget(key, done))
-            self._jobs[key] = job
-        hold_s = None if identity.size_bytes <= INLINE_BYTES else HOLD_S
-        await asyncio.wait((job,), timeout=hold_s)
+            job = self._begin(whom if large else None, key, reopen)
+        await asyncio.wait((job,), timeout=HOLD_S if large else None)
         if job.done():
             job.result()
             stored = await self._in_pool(self._store.load, identity, chunk_size_bytes)
             if stored is not None:
                 return stored
-        return Preparing(self._progress.get(key, 0), identity.size_bytes)
+        return self._told(key)
 
     def discard(self, identity: FileIdentity, chunk_size_bytes: int) -> None:
         """The file does not match its manifest: the next `get` makes a new one."""
@@ -125,13 +135,63 @@ class Manifests:
         if self._jobs:
             await asyncio.wait(list(self._jobs.values()))
 
-    async def _hash(self, key: _Key, lock: HashLock, reopen: Callable[[], SourceFile]) -> None:
+    def _told(self, key: _Key) -> Preparing:
+        """How far this worker is with it, or another one of this host."""
+        identity, chunk_size = key
+        done = self._progress.get(key)
+        if done is not None:
+            return Preparing(done, identity.size_bytes)
+        return Preparing(*(self._store.progress(identity, chunk_size) or (0, identity.size_bytes)))
+
+    # ------------------------------------------------------------ whose turn it is
+
+    def _has_turn(self, whom: str) -> bool:
+        return len(self._turns) < LARGE_AT_ONCE and whom not in self._turns.values()
+
+    def _wait(self, whom: str, key: _Key, reopen: _Reopen) -> None:
+        waiting = self._waiting.setdefault(whom, OrderedDict())
+        if len(waiting) < MAX_WAITING:
+            waiting.setdefault(key, reopen)
+
+    def _begin(self, whom: str | None, key: _Key, reopen: _Reopen) -> asyncio.Future[None]:
+        """Hash it now. `whom` None: it is small, and takes nobody's turn."""
+        if whom is not None:
+            self._turns[key] = whom
+            self._unwait(whom, key)
+        job = self._jobs[key] = asyncio.ensure_future(self._hash(key, reopen))
+        job.add_done_callback(lambda done: self._forget(key, done))
+        return job
+
+    def _unwait(self, whom: str, key: _Key) -> None:
+        waiting = self._waiting.get(whom, OrderedDict())
+        waiting.pop(key, None)
+        if not waiting:
+            self._waiting.pop(whom, None)
+
+    def _next_turn(self) -> None:
+        """Begin with the first that waits of the peer that was served longest ago."""
+        for whom in list(self._waiting):
+            if self._stopping or not self._has_turn(whom):
+                continue
+            key, reopen = next(iter(self._waiting[whom].items()))
+            self._waiting.move_to_end(whom)
+            self._unwait(whom, key)
+            if key not in self._jobs:
+                self._begin(whom, key, reopen)
+
+    # ------------------------------------------------------------ one hash
+
+    async def _hash(self, key: _Key, reopen: _Reopen) -> None:
+        """Unless another worker of this host does."""
+        lock = await self._in_pool(self._store.try_lock, *key)
+        if lock is None:
+            return
         try:
             await self._in_pool(self._hash_blocking, key, lock, reopen)
         finally:
             lock.release()
 
-    def _hash_blocking(self, key: _Key, lock: HashLock, reopen: Callable[[], SourceFile]) -> None:
+    def _hash_blocking(self, key: _Key, lock: HashLock, reopen: _Reopen) -> None:
         identity, chunk_size = key
         source = reopen()
         try:
@@ -156,10 +216,12 @@ class Manifests:
 
     def _forget(self, key: _Key, job: asyncio.Future[None]) -> None:
         self._jobs.pop(key, None)
+        self._turns.pop(key, None)
         self._progress.pop(key, None)
         error = None if job.cancelled() else job.exception()
         if error is not None and not isinstance(error, ChunkqError):
             self._crash = error  # a defect: the next request brings it to the worker's notice
+        self._next_turn()
 
     async def _in_pool(self, work: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)

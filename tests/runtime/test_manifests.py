@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -105,3 +106,97 @@ async def test_what_ends_the_hash_meanwhile_is_told(
     async with asyncio.timeout(60):
         with pytest.raises(SourceChanging):
             await origin.get()
+
+
+class Held:
+    """A build that waits for `may_end`, and tells whose inode it was begun for."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.may_end = threading.Event()
+
+    def __call__(
+        self,
+        source: SourceFile,
+        geometry: Geometry,
+        on_progress: Callable[[int], None],
+        should_stop: Callable[[], bool],
+    ) -> tuple[Head, bytes]:
+        if geometry.size_bytes > INLINE_BYTES:
+            self.begun.append(source.identity.inode)
+            assert self.may_end.wait(60)
+        return build_manifest(source, geometry, on_progress, should_stop, wall_ms=lambda: 1 << 45)
+
+
+class Flooded(Origin):
+    """Many large files, all of them asked for by `mallory` before anybody else comes."""
+
+    def __init__(self, root: Path, build: Build, pool: ThreadPoolExecutor, count: int) -> None:
+        super().__init__(root, build, pool)
+        self.names = [f"large-{number:03}" for number in range(count)]
+        for name in [*self.names, "hers"]:
+            with (root / "files" / name).open("wb") as file:
+                file.truncate(SIZE)
+        (root / "files" / "small").write_bytes(b"small")
+
+    async def ask(self, name: str, whom: str) -> StoredManifest | Preparing:
+        source = self.share.open(name)
+        try:
+            reopen = lambda: self.share.open(name)  # noqa: E731
+            return await self.manifests.get(source, CHUNK, reopen, whom)
+        finally:
+            source.close()
+
+    def inode(self, name: str) -> int:
+        source = self.share.open(name)
+        source.close()
+        return source.identity.inode
+
+
+async def test_ten_thousand_hashes_asked_for_hold_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One peer has one at a time; another's begins at once, and small files are answered."""
+    monkeypatch.setattr(manifests, "HOLD_S", 0.01)
+    build = Held()
+    with ThreadPoolExecutor(4) as pool:
+        origin = Flooded(tmp_path, build, pool, manifests.MAX_WAITING + 40)
+        before = len(os.listdir("/proc/self/fd"))
+        for name in origin.names:
+            assert Preparing(0, SIZE) == await origin.ask(name, "mallory")
+        open_files = len(os.listdir("/proc/self/fd")) - before
+        begun = list(build.begun)
+        await origin.ask("hers", "alice")
+        small = await origin.ask("small", "alice")
+        begun_then = list(build.begun)
+        build.may_end.set()
+        async with asyncio.timeout(60):
+            while len(build.begun) < 2 + manifests.MAX_WAITING:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await origin.manifests.close()
+
+    assert [origin.inode(origin.names[0])] == begun
+    assert [*begun, origin.inode("hers")] == begun_then
+    assert not isinstance(small, Preparing)
+    assert open_files < 16
+
+
+async def test_peers_have_their_turns_in_rotation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asked for one file waits for one of the other's, not for all of them."""
+    monkeypatch.setattr(manifests, "HOLD_S", 0.01)
+    monkeypatch.setattr(manifests, "LARGE_AT_ONCE", 1)
+    build = Held()
+    with ThreadPoolExecutor(4) as pool:
+        origin = Flooded(tmp_path, build, pool, 6)
+        for name in origin.names:
+            await origin.ask(name, "mallory")
+        await origin.ask("hers", "alice")
+        build.may_end.set()
+        async with asyncio.timeout(60):
+            while len(build.begun) < 7:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await origin.manifests.close()
+
+    assert build.begun.index(origin.inode("hers")) <= 2
