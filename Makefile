@@ -31,11 +31,13 @@ bench: $(STAMP) need $(PEERS)
 $(PEERS): pyproject.toml .ci/bench-need | $(STAMP)
 	if .ci/bench-need $(VENV); then touch $(PEERS); fi
 
-# Coverage-guided campaigns on every parser, SECONDS each; `make test` has a slice of them.
+# Coverage-guided campaigns on every parser, SECONDS each, or so many EXECUTIONS, two at once;
+# `make test` has a slice of them.
 SECONDS := 60
+EXECUTIONS := 0
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --group fuzz
-	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --executions $(EXECUTIONS)
 
 install: $(STAMP)
 

@@ -10,6 +10,10 @@ from chunkq.protocol.transfer_events import Waiting
 #: The wait after `busy` or a lost carrier, if nothing better is known; doubled up to the cap.
 RETRY_S: Final = 1.0
 MAX_RETRY_S: Final = 60.0
+#: The shortest wait that a peer may announce, doubled with each until it is the longest such: so
+#: one that always says "in a millisecond" is asked once a second.
+LEAST_ANNOUNCED_S: Final = 0.05
+MOST_LEAST_ANNOUNCED_S: Final = 1.0
 #: No reply for so many timeouts is worth a word to the user.
 SILENT_TIMEOUTS: Final = 2
 
@@ -23,6 +27,7 @@ class Patience:
         self._heard_at = now
         self._retry_at = now
         self._retry_s = RETRY_S
+        self._least_s = LEAST_ANNOUNCED_S
         self._expecting = False
 
     @property
@@ -40,6 +45,7 @@ class Patience:
         self._heard_at = max(self._heard_at, now)
         if progress:
             self._retry_s = RETRY_S
+            self._least_s = LEAST_ANNOUNCED_S
         if self._retry_at <= now:
             self.waiting = None
 
@@ -56,7 +62,10 @@ class Patience:
             self.wait(waiting, now)
         else:
             self.waiting = waiting
-            self._retry_at = max(self._retry_at, now + min(retry_after_s, MAX_RETRY_S))
+            if self._retry_at <= now:  # of many requests that are refused together, once
+                self._least_s = min(2 * self._least_s, MOST_LEAST_ANNOUNCED_S)
+            wait_s = min(max(retry_after_s, self._least_s), MAX_RETRY_S)
+            self._retry_at = max(self._retry_at, now + wait_s)
         self._heard_at = max(self._heard_at, self._retry_at)
 
     def pause(self, now: float) -> None:

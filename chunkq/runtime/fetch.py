@@ -376,6 +376,16 @@ class FileFetch:
         # Which one is used is the machine's decision: `Prepare` names its head.
         self._offered[lane, head.root, head.content_digest] = manifest
         self._feed(ev.ManifestCame(asked.token, head, lane))
+        self._forget_offers()
+
+    def _forget_offers(self) -> None:
+        """Keep what the machine has not turned down: a head may have a MiB, and come any often."""
+        assert self._transfer is not None
+        heads = [(lane.number, lane.offer) for lane in self._transfer.lanes]
+        heads.append((self._transfer.signer.number, self._transfer.head))
+        kept = {(lane, head.root, head.content_digest) for lane, head in heads if head is not None}
+        for offer in self._offered.keys() - kept:
+            del self._offered[offer]
 
     def _adopt(self, raw: RawReply) -> Asked | None:
         """A reply to an earlier process; only the origin that made it opens it."""

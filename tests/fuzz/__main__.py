@@ -1,4 +1,5 @@
-"""`python -m tests.fuzz [TARGET ...] [--seconds S] [--jobs N]`: coverage-guided campaigns.
+"""`python -m tests.fuzz [TARGET ...] [--seconds S | --executions N] [--jobs N]`: campaigns that are
+guided by coverage.
 
 Each target runs in a process of its own, bounded in time, memory and the length of its input. What
 it finds is kept beside the corpus, and shown with the command that runs it again:
@@ -8,10 +9,12 @@ it finds is kept beside the corpus, and shown with the command that runs it agai
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +24,9 @@ from tests.fuzz.targets import TARGETS
 
 #: libFuzzer's bounds: one input may take so long, and the process so much memory.
 TIMEOUT_S = 10
-RSS_LIMIT_MIB = 1024
+RSS_LIMIT_MIB = 512
+#: Files of targets that need some are made in memory, where there is such a place.
+MEMORY = Path("/dev/shm")
 #: Longer inputs only make it slow; limits beyond are tested by hand.
 MAX_INPUT_BYTES = 4096
 
@@ -32,14 +37,25 @@ class Outcome:
 
     name: str
     executions: int
+    seconds: float
+    coverage: int
+    slowest_s: int
     failed: bool
     output: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name:<18} {self.executions:>12,} executions  {self.seconds:>7.0f} s"
+            f"  {self.coverage:>5} branches  slowest {self.slowest_s} s"
+            f"  {'FAILED' if self.failed else 'ok'}"
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     parser.add_argument("--seconds", type=int, default=60, help="for each target (60)")
+    parser.add_argument("--executions", type=int, default=0, help="for each, instead of seconds")
     parser.add_argument("--jobs", type=int, default=2, help="at once (2)")
     parser.add_argument("--corpus", type=Path, help="keep what was learnt here")
     parser.add_argument("--input", type=Path, help="run one input and show what comes of it")
@@ -50,14 +66,18 @@ def main(arguments: list[str] | None = None) -> int:
     targets = [TARGETS[name] for name in given.names or TARGETS]
     if given.input:
         return run_one(targets[0], given.input.read_bytes())
+    bound = f"-runs={given.executions}" if given.executions else f"-max_total_time={given.seconds}"
     with tempfile.TemporaryDirectory(prefix="chunkq-fuzz-") as directory:
         root = given.corpus or Path(directory)
+
+        def run(target: Target) -> Outcome:
+            outcome = campaign(target, root, bound)
+            print(outcome, flush=True)
+            return outcome
+
         with ThreadPoolExecutor(given.jobs) as pool:
-            outcomes = list(pool.map(lambda target: campaign(target, root, given.seconds), targets))
-    for outcome in outcomes:
-        mark = "FAILED" if outcome.failed else "ok"
-        print(f"{outcome.name:<16} {outcome.executions:>12,} executions  {mark}")
-    print(f"{'in all':<16} {sum(outcome.executions for outcome in outcomes):>12,} executions")
+            outcomes = list(pool.map(run, targets))
+    print(f"{'in all':<18} {sum(outcome.executions for outcome in outcomes):>12,} executions")
     for outcome in outcomes:
         if outcome.failed:
             print(f"\n{outcome.name}:\n{outcome.output}")
@@ -69,7 +89,7 @@ def run_one(target: Target, data: bytes) -> int:
     return 0
 
 
-def campaign(target: Target, root: Path, seconds: int) -> Outcome:
+def campaign(target: Target, root: Path, bound: str) -> Outcome:
     """Run one target in a process of its own."""
     corpus = root / target.name
     corpus.mkdir(parents=True, exist_ok=True)
@@ -77,28 +97,44 @@ def campaign(target: Target, root: Path, seconds: int) -> Outcome:
         (corpus / f"seed-{number}").write_bytes(seed)
     command = [sys.executable, "-m", "tests.fuzz.child", target.name]
     options = [
-        f"-max_total_time={seconds}",
+        bound,
         f"-timeout={TIMEOUT_S}",
         f"-rss_limit_mb={RSS_LIMIT_MIB}",
         f"-max_len={max([MAX_INPUT_BYTES, *map(len, target.seeds())])}",
         f"-artifact_prefix={corpus}/failed-",
         "-print_final_stats=1",
     ]
-    done = subprocess.run(
-        [*command, *options, str(corpus)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    found = re.search(r"stat::number_of_executed_units:\s*(\d+)", done.stderr)
+    began_s = time.monotonic()
+    # libFuzzer ends its process without a word: what that has made is removed here
+    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="chunkq-fuzz-", dir=memory) as scratch:
+        done = _run([*command, *options, str(corpus)], scratch)
+
+    def told(what: str) -> int:
+        found = re.findall(rf"{what}:\s*(\d+)", done.stderr)
+        return int(found[-1]) if found else 0
+
     failures = [f"input {path.read_bytes().hex()}" for path in sorted(corpus.glob("failed-*"))]
     tail = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
     return Outcome(
         name=target.name,
-        executions=int(found[1]) if found else 0,
+        executions=told("stat::number_of_executed_units"),
+        seconds=time.monotonic() - began_s,
+        coverage=told(" cov"),
+        slowest_s=told("stat::slowest_unit_time_sec"),
         failed=done.returncode != 0,
         output="\n".join([tail, *failures]),
+    )
+
+
+def _run(command: list[str], scratch: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        env={**os.environ, "TMPDIR": scratch},
     )
 
 

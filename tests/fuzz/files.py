@@ -15,7 +15,14 @@ from chunkq.protocol.limits import DIGEST_SIZE_BYTES
 from chunkq.protocol.names import check_link_target, check_path
 from chunkq.settings.load import load
 from chunkq.settings.places import Directories
-from chunkq.settings.quantity import parse_duration, parse_size
+from chunkq.settings.quantity import (
+    parse_duration,
+    parse_rate,
+    parse_size,
+    show_duration,
+    show_rate,
+    show_size,
+)
 from chunkq.settings.registry import Registry
 from chunkq.storage.jobs import JobState, JobStore
 from chunkq.storage.received import ReceivedLog
@@ -121,9 +128,15 @@ def _peer_seed() -> bytes:
 
 
 def _quantity(data: bytes) -> object:
-    """`ValueError` is what pydantic asks of a validator."""
+    """What each unit of text gives reads back as it is shown; `ValueError` is pydantic's wish."""
     text = _text(data)
-    return parse_duration(text) if text.endswith("s") else parse_size(text)
+    if text.endswith("/s"):
+        return parse_rate(show_rate(parse_rate(text)))
+    if text.endswith(("s", "m", "h", "d")):
+        return parse_duration(show_duration(parse_duration(text)))
+    size = parse_size(text)
+    assert size == parse_size(show_size(size))
+    return size
 
 
 def _job(data: bytes) -> object:
@@ -162,7 +175,7 @@ TARGETS = [
     ),
     Target("peer-file", lambda data: _registry("peers", data), lambda: [_peer_seed()]),
     Target("share-file", lambda data: _registry("shares", data), lambda: [b'path = "/srv"\n']),
-    Target("quantity", _quantity, lambda: [b"64KiB", b"1.5s", b"10s"], (ValueError,)),
+    Target("quantity", _quantity, lambda: [b"64KiB", b"1.5s", b"10d", b"10Mbit/s"], (ValueError,)),
     Target("source", lambda data: Source.parse(_text(data)), lambda: [b"alice:docs/a/b"]),
     Target("job", _job, _job_seeds),
     Target("received", _received, lambda: [b'{"path": "/a", "size_bytes": 1}\n']),

@@ -6,13 +6,8 @@ from pika import exceptions
 
 from chunkq.errors import ChunkqError
 from chunkq.protocol import cbor, messages
-from chunkq.protocol.digest import digest
-from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.identity import decode_card, encode_card
-from chunkq.protocol.limits import DIGEST_SIZE_BYTES
 from chunkq.protocol.manifest import (
-    Head,
-    ManifestBuilder,
     decode_head,
     encode_head,
     sign_head,
@@ -24,6 +19,12 @@ from chunkq.protocol.origin import Gate
 from chunkq.protocol.packet import ReplyKind, parse_reply, parse_request
 from chunkq.protocol.seal import ReplyOpener, ReplySealer
 from chunkq.transport.rabbitmq.frames import FrameReader
+from tests.fuzz.bodies import (
+    REPLY_BODIES,
+    REQUEST_BODIES,
+    head_of_four,
+    leaves_of_four,
+)
 from tests.fuzz.target import Target
 from tests.protocol.sites import (
     ALICE,
@@ -37,7 +38,6 @@ from tests.protocol.sites import (
 from tests.transport.test_rabbitmq_frames import BODY_MAX, Told, delivery
 
 WALL_MS = 1_000_100
-GEOMETRY = Geometry(3 * 4096 + 5, 4096)
 
 
 def _admit(data: bytes) -> object:
@@ -89,35 +89,9 @@ def _decode_body(data: bytes) -> object:
 
 
 def _body_seeds() -> list[bytes]:
-    root = b"r" * DIGEST_SIZE_BYTES
-    bodies: list[Body] = [
-        messages.Open(instance="i1", share="s", path="a/b", largest_chunk=4096),
-        messages.Pages(
-            instance="i1", share="s", path="a", root=root, chunk_size=4096, runs=[(0, 2), (4, 1)]
-        ),
-        messages.Chunks(
-            instance="i1", share="s", path="a", root=root, chunk_size=4096, runs=[(0, 2), (4, 1)]
-        ),
-        messages.List(instance="i1", share="s", path="", cursor="x"),
-        messages.Receipt(instance="i1", share="s", path="a", root=root),
-        messages.Listing(
-            entries=[messages.Entry(name="n", type="file", size=3, mode=0o644, mtime_ns=-1)]
-        ),
-        messages.Refusal(reason=messages.RefusalReason.BUSY, retry_after_ms=5),
-    ]
     models = _bodies()
+    bodies = [*REQUEST_BODIES, *(body for _, body in REPLY_BODIES)]
     return [bytes((models.index(type(body)),)) + cbor.encode(body) for body in bodies]
-
-
-def _leaves() -> bytes:
-    return b"".join(digest(bytes((index,)) * GEOMETRY.length(index)) for index in range(4))
-
-
-def _head() -> Head:
-    builder = ManifestBuilder(GEOMETRY)
-    for index in range(4):
-        builder.add(bytes((index,)) * GEOMETRY.length(index))
-    return builder.finish()[0]
 
 
 def _decode_head(data: bytes) -> object:
@@ -131,12 +105,12 @@ def _verify_head(data: bytes) -> object:
 
 
 def _signed_head() -> bytes:
-    packed = encode_head(_head())
+    packed = encode_head(head_of_four())
     return packed + sign_head(BOB, packed)
 
 
 def _verify_page(data: bytes) -> object:
-    return verify_page(_head(), data[0] if data else 0, data[1:])
+    return verify_page(head_of_four(), data[0] if data else 0, data[1:])
 
 
 def _decode_card(data: bytes) -> object:
@@ -162,9 +136,9 @@ TARGETS = [
     Target("reply", parse_reply, lambda: [_sealed_reply()]),
     Target("sealed-reply", _open_reply, lambda: [_sealed_reply()]),
     Target("body", _decode_body, _body_seeds),
-    Target("head", _decode_head, lambda: [encode_head(_head())]),
+    Target("head", _decode_head, lambda: [encode_head(head_of_four())]),
     Target("signed-head", _verify_head, lambda: [_signed_head()]),
-    Target("page", _verify_page, lambda: [b"\0" + _leaves()]),
+    Target("page", _verify_page, lambda: [b"\0" + leaves_of_four()]),
     Target("card", _decode_card, lambda: [encode_card(ALICE, "alice").encode()]),
     Target(
         "amqp-frames",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.fuzz import files, keys, packets
+from tests.fuzz import files, keys, packets, sealed, stored
 from tests.fuzz.target import Target
 
-TARGETS: dict[str, Target] = {
-    target.name: target for target in packets.TARGETS + files.TARGETS + keys.TARGETS
-}
+_ALL = packets.TARGETS + sealed.TARGETS + files.TARGETS + stored.TARGETS + keys.TARGETS
+TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
+assert len(TARGETS) == len(_ALL)
