@@ -67,7 +67,7 @@ def look(staging: Staging, origins: Sequence[Sequence[SiteCard]], log: Log) -> F
         manifest, head, lane = read_manifest(kept or b"", origins)
     except PacketError:
         return Found(generation=state.generation, doubt_all=True)
-    if head.root != state.root:
+    if head.root != state.root or state.phase not in set(Phase):
         return Found(generation=state.generation, doubt_all=True)
     if staging.part.matches(head.geometry):
         resumed = Resumed(head, Phase(state.phase), state.bitmap, lane)

@@ -266,9 +266,12 @@ def decode_header(raw: bytes, transfer_id: str) -> StateHeader | None:
         return None
     texts, at = [], _HEADER.size
     for size in sizes:
-        texts.append(body[at : at + size].decode())
+        texts.append(body[at : at + size])
         at += size
-    instance, site, share, path = texts
+    try:
+        instance, site, share, path = (text.decode() for text in texts)
+    except UnicodeDecodeError:
+        return None
     return StateHeader(
         ephemeral=ephemeral,
         instance=instance,
