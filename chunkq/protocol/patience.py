@@ -12,7 +12,7 @@ RETRY_S: Final = 1.0
 MAX_RETRY_S: Final = 60.0
 #: The shortest wait that a peer may announce, doubled with each until it is the longest such: so
 #: one that always says "in a millisecond" is asked once a second.
-LEAST_ANNOUNCED_S: Final = 0.05
+LEAST_ANNOUNCED_S: Final = 0.01
 MOST_LEAST_ANNOUNCED_S: Final = 1.0
 #: No reply for so many timeouts is worth a word to the user.
 SILENT_TIMEOUTS: Final = 2
@@ -62,9 +62,9 @@ class Patience:
             self.wait(waiting, now)
         else:
             self.waiting = waiting
+            wait_s = min(max(retry_after_s, self._least_s), MAX_RETRY_S)
             if self._retry_at <= now:  # of many requests that are refused together, once
                 self._least_s = min(2 * self._least_s, MOST_LEAST_ANNOUNCED_S)
-            wait_s = min(max(retry_after_s, self._least_s), MAX_RETRY_S)
             self._retry_at = max(self._retry_at, now + wait_s)
         self._heard_at = max(self._heard_at, self._retry_at)
 
