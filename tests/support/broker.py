@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -231,6 +232,32 @@ class Broker:
             f"vm_memory_monitor:set_vm_memory_high_watermark({{absolute, {1 if on else 1 << 32}}})."
         )
 
+    def set_disk_limit(self, limit_bytes: int) -> None:
+        """Where the disk alarm begins; more than the disk has raises it."""
+        self.eval(f"rabbit_disk_monitor:set_disk_free_limit({limit_bytes}).")
+
+    def queues(self, vhost: str) -> list[str]:
+        """The names of all queues."""
+        return _words(
+            self.eval(
+                "[binary_to_list(element(4, amqqueue:get_name(Q))) || "
+                f'Q <- rabbit_amqqueue:list(<<"{vhost}">>)].'
+            )
+        )
+
+    def consumers(self, vhost: str) -> list[str]:
+        """The queue of each consumer there is."""
+        return _words(
+            self.eval(
+                "[binary_to_list(element(4, proplists:get_value(queue_name, C))) || "
+                f'C <- rabbit_amqqueue:consumers_all(<<"{vhost}">>)].'
+            )
+        )
+
+    def connections(self) -> int:
+        """How many clients are connected, as far as the broker knows."""
+        return int(self.eval("length(rabbit_networking:connections())."))
+
     def eval(self, expression: str) -> str:
         """Evaluate Erlang in the node; returns the printed result. Raises if it failed."""
         erl_call = shutil.which("erl_call")
@@ -345,6 +372,11 @@ class Broker:
     def _logs(self) -> str:
         paths = [self.directory / "console.log", *(self.directory / "log").glob("*.log")]
         return "\n".join(p.read_text(errors="replace")[-3000:] for p in paths if p.exists())
+
+
+def _words(printed: str) -> list[str]:
+    """The strings of a printed list."""
+    return re.findall(r'"([^"]*)"', printed)
 
 
 def _binary(pattern: str) -> str:

@@ -1,13 +1,49 @@
-"""A TCP proxy in a thread of its own, for benchmarks that wait for processes."""
+"""TCP proxies in a thread of their own, for programs that wait for processes."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Self
 
 from tests.support.proxy import Proxy
+
+
+class ProxyThread:
+    """A loop in a thread, and the proxies that run on it. `with ProxyThread() as proxies:`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._proxies: list[Proxy] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for proxy in self._proxies:
+            asyncio.run_coroutine_threadsafe(proxy.__aexit__(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def open(self, target_port: int) -> Proxy:
+        """A proxy before a port, until the end."""
+        proxy = Proxy(target_port)
+        asyncio.run_coroutine_threadsafe(proxy.__aenter__(), self._loop).result()
+        self._proxies.append(proxy)
+        return proxy
+
+    def do(self, what: Callable[[], None]) -> None:
+        """Call it where the proxies run; returns when it is done."""
+
+        async def call() -> None:
+            what()
+
+        asyncio.run_coroutine_threadsafe(call(), self._loop).result()
 
 
 @contextmanager
@@ -15,31 +51,8 @@ def proxied(
     target_port: int, *, delay_s: float = 0.0, rate_bytes_s: float | None = None
 ) -> Iterator[Proxy]:
     """A proxy before a port, with a delay and a rate each way, while this is entered."""
-    started: list[Proxy] = []
-    ready, end = threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
-
-    async def run() -> None:
-        async with Proxy(target_port) as proxy:
-            for way in (proxy.up, proxy.down):
-                way.delay_s, way.rate_bytes_s = delay_s, rate_bytes_s
-            started.append(proxy)
-            ready.set()
-            await end.wait()
-
-    def work() -> None:
-        try:
-            loop.run_until_complete(run())
-        finally:
-            ready.set()
-            loop.close()
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    ready.wait()
-    assert started, "the proxy did not start"
-    try:
-        yield started[0]
-    finally:
-        loop.call_soon_threadsafe(end.set)
-        thread.join()
+    with ProxyThread() as proxies:
+        proxy = proxies.open(target_port)
+        for way in (proxy.up, proxy.down):
+            way.delay_s, way.rate_bytes_s = delay_s, rate_bytes_s
+        yield proxy

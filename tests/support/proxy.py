@@ -49,6 +49,12 @@ class Direction:
     def heal(self) -> None:
         self._open.set()
 
+    def fresh(self) -> Direction:
+        """An open one of the same delay and rate."""
+        other = Direction()
+        other.delay_s, other.rate_bytes_s = self.delay_s, self.rate_bytes_s
+        return other
+
     async def carry(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: Callable[[], None]
     ) -> None:
@@ -160,6 +166,13 @@ class Proxy:
     def heal(self) -> None:
         self.up.heal()
         self.down.heal()
+
+    def forget(self) -> None:
+        """Lose the connections that there are, as a firewall does: nothing of them passes any
+        more, not even their end. New ones are carried.
+        """
+        self.blackhole()
+        self.up, self.down = self.up.fresh(), self.down.fresh()
 
     def reset(self) -> None:
         """End every connection with a TCP reset."""

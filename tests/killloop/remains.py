@@ -1,0 +1,121 @@
+"""What there must be after a round, and what there must not."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from tests.killloop.sources import Found, found
+from tests.killloop.world import VHOST, WORKERS, Carrier, World
+from tests.support.pair import Running
+
+#: How long what is left may take to go: two heartbeats until the broker drops a lost connection,
+#: and the pause of a worker before it connects anew.
+SETTLE_S = 45.0
+POLL_S = 0.05
+#: Names under which files are written before they are renamed.
+TEMPORARY = re.compile(r"\.tmp|\.small$|\.new$")
+
+
+class Failure(AssertionError):
+    """A round that did not go as it must, said to a person."""
+
+
+def check_contents(directory: Path, wanted: Found) -> None:
+    """Every file is identical, and nothing else is there: no staging, no part of a file."""
+    there = found(directory)
+    wrong = [name for name, digest in wanted.items() if there.get(name, "") != digest]
+    left = sorted(there.keys() - wanted.keys())
+    if wrong or left:
+        raise Failure(f"not as it is at the origin: {wrong[:9]}; left behind: {left[:9]}")
+
+
+def check_remains(world: World, carrier: Carrier) -> None:
+    """Broker, spool, state directories and processes are as before the round."""
+    _check_alive(carrier)
+    if carrier is world.rabbitmq:
+        _eventually(lambda: _broker_problem(world, carrier))
+    else:
+        _eventually(lambda: _spool_problem(carrier.pair.spool))
+    for actor in (carrier.pair.alice, carrier.pair.bob):
+        temporary = [name for name in found_names(actor.state) if TEMPORARY.search(name)]
+        if temporary:
+            raise Failure(f"temporary files are left in {actor.name}'s state: {temporary[:9]}")
+    _check_processes(world)
+
+
+def check_log(running: Running) -> None:
+    """No traceback, and nothing that a worker calls an error."""
+    if "Traceback" in running.err:
+        raise Failure(f"a traceback:\n{running.err[-4000:]}")
+    for line in running.err.splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and event.get("level") in {"error", "critical"}:
+            raise Failure(f"an error in a log: {line}")
+
+
+def found_names(directory: Path) -> list[str]:
+    return [
+        os.path.relpath(os.path.join(place, name), directory)
+        for place, _, files in os.walk(directory)
+        for name in files
+    ]
+
+
+def _check_alive(carrier: Carrier) -> None:
+    """Nothing but a signal ends a worker."""
+    for running in carrier.kept:
+        if not running.alive:
+            raise Failure(f"a worker ended by itself: {running.process.returncode}: {running.err}")
+
+
+def _broker_problem(world: World, carrier: Carrier) -> str | None:
+    broker = world.broker
+    if "cq.req.bob" not in broker.queues(VHOST):
+        return "the queue of requests is gone"
+    if waiting := broker.queue_length(VHOST, "cq.req.bob"):
+        return f"{waiting} requests are left in the queue"
+    consumers = sorted(name.rpartition(".")[0] for name in broker.consumers(VHOST))
+    expected = ["cq.rep.alice"] * (carrier.work is not None) + ["cq.req"] * WORKERS
+    if consumers != expected:
+        return f"consumers at the broker: {consumers}, not {expected}"
+    connections = broker.connections()
+    if connections != 2 * len(carrier.kept):
+        return f"{connections} connections of {len(carrier.kept)} processes"
+    return None
+
+
+def _spool_problem(spool: Path) -> str | None:
+    left = [
+        name
+        for name in found_names(spool)
+        if name.startswith("req.bob/") and name.split("/")[1] in {"new", "cur", "dead"}
+    ]
+    left = [name for name in left if not name.endswith("/.lock")]
+    if left:
+        return f"{len(left)} requests are left in the spool: {left[:3]}"
+    return None
+
+
+def _check_processes(world: World) -> None:
+    kept = {running.process.pid for carrier in world.carriers for running in carrier.kept}
+    for child in psutil.Process().children():
+        if child.pid not in kept and any("chunkq" in word for word in child.cmdline()[1:4]):
+            raise Failure(f"a process is left: {child.cmdline()}")
+
+
+def _eventually(problem: Callable[[], str | None]) -> None:
+    deadline = time.monotonic() + SETTLE_S
+    while (found_problem := problem()) is not None:
+        if time.monotonic() > deadline:
+            raise Failure(f"{SETTLE_S:.0f} s after the round, {found_problem}")
+        time.sleep(POLL_S)
