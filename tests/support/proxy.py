@@ -132,6 +132,8 @@ class Proxy:
     def __init__(self, target_port: int) -> None:
         self.up = Direction()
         self.down = Direction()
+        #: Any free port if 0.
+        self.listen_on = 0
         self.connections = self.ended = 0
         #: By the kernel's count of TCP payload, of `ended` connections: from clients, and to them.
         self.kernel_up_bytes = self.kernel_down_bytes = 0
@@ -146,7 +148,7 @@ class Proxy:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._on_client, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._on_client, "127.0.0.1", self.listen_on)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -403,3 +403,31 @@ async def test_opening_again_after_one_connection_failed(
     await transport.publish(Mailbox("req", "bob"), b"here")
     assert [b"here"] == [delivery.body for delivery in await take(consumer, 1)]
     await transport.close()
+
+
+async def test_a_forwarder_whose_broker_is_away_ends_nothing(
+    broker: Broker, vhost: str, sites: Sites
+) -> None:
+    """It accepts and closes at once for a while: who was connected connects again."""
+    refused = asyncio.Event()
+    target = broker.ports.amqp
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        refused.set()
+        writer.close()
+
+    async with Proxy(target) as proxy:
+        alice = await sites.open("alice", url=broker.url(vhost=vhost, port=proxy.port))
+        consumer = await alice.consume(REPLIES, prefetch=1)
+        port = proxy.port
+    server = await asyncio.start_server(forward, "127.0.0.1", port)
+    async with server, asyncio.timeout(DEADLINE_S):
+        await refused.wait()
+    forwarding = Proxy(target)
+    forwarding.listen_on = port
+    async with forwarding:
+        await until(lambda: alice.health.ok)
+        await publish_at_last(alice, REPLIES, b"again")
+        assert [b"again"] == [delivery.body for delivery in await take(consumer, 1)]
+        await consumer.close()
+        await alice.close()

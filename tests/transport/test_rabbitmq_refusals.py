@@ -102,6 +102,20 @@ async def test_not_an_amqp_broker(sites: Sites, answer: bytes) -> None:
             await sites.open("alice", url=f"amqp://127.0.0.1:{port}")
 
 
+async def test_a_port_that_accepts_and_closes_is_unreachable(sites: Sites) -> None:
+    """A forwarder whose broker is away does that: it may be tried again."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(8)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(BrokerUnreachable, match="closed before the broker said anything"):
+            await sites.open("alice", url=f"amqp://127.0.0.1:{port}")
+
+
 async def test_broker_that_says_nothing(sites: Sites) -> None:
     """A port that accepts and is silent is given up after the connect timeout."""
 

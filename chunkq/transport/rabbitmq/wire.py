@@ -257,6 +257,9 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
 
     def _on_end(self, _connection: Connection, error: Exception) -> None:
         reason = self.refused or error
+        if isinstance(error, exceptions.IncompatibleProtocolError) and not self.taken_bytes:
+            # pika's guess. A forwarder whose broker is away accepts, and closes without a word.
+            reason = exceptions.StreamLostError("it was closed before the broker said anything")
         if not self.ready.done():
             self.ready.set_exception(reason)
         if not self.ended.done():
