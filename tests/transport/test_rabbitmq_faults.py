@@ -413,6 +413,7 @@ async def test_a_forwarder_whose_broker_is_away_ends_nothing(
     target = broker.ports.amqp
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(8)
         refused.set()
         writer.close()
 
