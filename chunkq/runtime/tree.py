@@ -207,7 +207,10 @@ class TreeFetch:
         below: list[tuple[str, ...]] = []
         wanted: list[Entry] = []
         report = self.report
-        for entry, what in zip(page.entries, taken, strict=True):
+        for entry, found in zip(page.entries, taken, strict=True):
+            # An earlier run that was killed at its last step has published it, and not tidied up.
+            unfinished = found is Taken.UNCHANGED and self._order.staged((*parts, entry.name))
+            what = Taken.WANTED if unfinished else found
             report.seen += what in {Taken.WANTED, Taken.UNCHANGED}
             match what:
                 case Taken.WANTED:

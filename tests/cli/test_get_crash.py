@@ -6,6 +6,9 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
+from chunkq.storage.staging import Staging
 from tests.support.pair import OFTEN, Pair, contents, part_way, small_disk, until
 
 MIB = 1 << 20
@@ -32,6 +35,23 @@ def test_killed_and_run_again(pair: Pair) -> None:
     assert done.code == 0
     assert f"resuming at {100 * committed // 96}% ({committed} of 96 chunks)" in done.err
     assert {"big": content} == contents(pair.inbox)
+
+
+def test_killed_when_a_file_of_a_tree_was_published(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its staging was removed: the next run removes it, though the file is there."""
+    content = os.urandom(MIB)
+    pair.offer("tree/file", content)
+    pair.serve()
+    with monkeypatch.context() as patch:
+        patch.setattr(Staging, "remove", Staging.close)
+        pair.alice.quick("get", "bob:docs/tree/", str(pair.inbox))
+    assert len(pair.transfers()) == 1
+
+    pair.alice.quick("get", "bob:docs/tree/", str(pair.inbox))
+
+    assert {"file": content} == contents(pair.inbox)
 
 
 def test_an_origin_worker_is_killed_and_another_goes_on(pair: Pair) -> None:
