@@ -157,13 +157,15 @@ def replace_file(
     *,
     mode: int = 0o600,
     durable: bool = True,
+    temporary: str | None = None,
 ) -> None:
     """Write a small file so that either the old or the new content is there.
 
-    Not `durable`: a power cut may lose either; the caller syncs later, or can do without.
+    `temporary`: what it is called until it is whole; it must be this process's alone, and whoever
+    gives it removes it after a crash. Not `durable`: a power cut may lose either; the caller syncs later, or can do without.
     Raises `DiskFull`, `SyncFailed`, `StorageError`.
     """
-    temporary = f"{name}.{os.getpid()}{TEMPORARY_SUFFIX}"
+    temporary = temporary or f"{name}.{os.getpid()}{TEMPORARY_SUFFIX}"
     try:
         write_new(directory_fd, temporary, path, buffers, mode=mode, durable=durable)
         with storage_errors("rename", path, destination=True):

@@ -3,6 +3,7 @@
     <id>.state     the state file, locked as long as a process works on the transfer
     <id>.part      the unfinished file
     <id>.manifest  the signed manifest that the state's root belongs to
+    <id>.manifest.tmp  the next one, while it is written
 
 Names come from the transfer id, never from a peer. Everything is reached through one descriptor of
 the directory, so nothing that happens to the path above it leads a write elsewhere.
@@ -30,8 +31,11 @@ from chunkq.storage.statefile import StateFile, StateHeader
 PART_SUFFIX: Final = ".part"
 STATE_SUFFIX: Final = ".state"
 MANIFEST_SUFFIX: Final = ".manifest"
+#: A manifest that is being written. The transfer is locked: the name is this process's alone.
+NEW_MANIFEST_SUFFIX: Final = MANIFEST_SUFFIX + descriptors.TEMPORARY_SUFFIX
 #: A second name of the part file while it replaces something (see `publish`).
 PUBLISH_SUFFIX: Final = ".new"
+_BESIDE_STATE: Final = (PUBLISH_SUFFIX, PART_SUFFIX, NEW_MANIFEST_SUFFIX, MANIFEST_SUFFIX)
 TRANSFER_ID: Final = re.compile(r"[0-9a-f]{32}")
 _MANIFEST_CONTEXT: Final = "chunkq 1 staged manifest"
 #: The head, its signature, and a few small fields around them.
@@ -114,7 +118,14 @@ class Staging:
         name, path = self.name_of(MANIFEST_SUFFIX), self.path_of(MANIFEST_SUFFIX)
         self._settled = False
         content = [checksum, manifest]
-        descriptors.replace_file(self.directory_fd, name, path, content, durable=False)
+        descriptors.replace_file(
+            self.directory_fd,
+            name,
+            path,
+            content,
+            durable=False,
+            temporary=self.name_of(NEW_MANIFEST_SUFFIX),
+        )
 
     def load_manifest(self) -> bytes | None:
         """As last saved; None if there is none, or if it is damaged."""
@@ -144,7 +155,7 @@ class Staging:
 
         The state file goes last: while it is there, the transfer can be told from a new one.
         """
-        for suffix in (PUBLISH_SUFFIX, PART_SUFFIX, MANIFEST_SUFFIX, STATE_SUFFIX):
+        for suffix in (*_BESIDE_STATE, STATE_SUFFIX):
             with storage_errors("unlink", self.path_of(suffix)), suppress(FileNotFoundError):
                 os.unlink(self.name_of(suffix), dir_fd=self.directory_fd)
         with suppress(OSError):  # not empty: other transfers are under way beside this one

@@ -78,7 +78,7 @@ def test_a_damaged_manifest_is_none(staging: Staging, tmp_path: Path, at: int) -
 
 
 def test_kill_while_a_manifest_is_saved(place: Destination) -> None:
-    """The old or the new one is there, whole."""
+    """The old or the new one is there, whole; and nothing of it once the transfer is over."""
 
     def work() -> None:
         staging = Staging(place, TRANSFER_ID)
@@ -92,7 +92,8 @@ def test_kill_while_a_manifest_is_saved(place: Destination) -> None:
     def check(step: int) -> None:
         staging = Staging(place, TRANSFER_ID)
         assert staging.load_manifest() in {b"old", b"new" * 100}, step
-        staging.close()
+        staging.remove()
+        assert [] == os.listdir(place.path), step
 
     assert killed_at_every_step(work, check, reset) >= 4
 
