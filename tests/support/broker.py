@@ -65,21 +65,43 @@ class BrokerMissing(AssertionError):
 class Ports:
     amqp: int
     tls: int
-    epmd: int
     distribution: int
+
+
+class Epmd:
+    """The port mapper by which Erlang nodes find each other: a private one, for one node or some."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._process = subprocess.Popen(
+            ["epmd", "-port", str(port), "-address", "127.0.0.1"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 class Broker:
     """One RabbitMQ node. Calls block: use `asyncio.to_thread` for the slow ones in a test."""
 
-    def __init__(self, directory: Path, scripts: Path) -> None:
+    def __init__(self, directory: Path, scripts: Path, *, epmd: Epmd, cookie: str) -> None:
         self.directory = directory
-        self.ports = Ports(*free_ports(4))
+        self.ports = Ports(*free_ports(3))
         self.authority = Authority(directory / "tls")
+        self.node = f"chunkq{self.ports.amqp}@localhost"
         self._scripts = scripts
-        self._node = f"chunkq{self.ports.amqp}@localhost"
+        self._epmd = epmd
+        self._cookie = cookie
         self._names = itertools.count(1)
-        self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
 
@@ -87,22 +109,24 @@ class Broker:
 
     @classmethod
     def start(cls, directory: Path) -> Broker:
-        """Start a node whose files all lie in `directory`; returns once it speaks AMQP."""
-        scripts = next((p for p in SCRIPT_DIRS if (p / "rabbitmq-server").exists()), None)
-        if scripts is None or shutil.which("epmd") is None:
-            raise BrokerMissing(MISSING)
-        directory.mkdir(parents=True, exist_ok=True)
-        broker = cls(directory, scripts)
-        broker._write_files()
-        broker._epmd = subprocess.Popen(
-            ["epmd", "-port", str(broker.ports.epmd), "-address", "127.0.0.1"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        broker._launch()
+        """Start a node whose files all lie in `directory`; returns once it speaks AMQP.
+
+        `stop()` ends its port mapper, too.
+        """
+        scripts = find_scripts()
+        epmd = Epmd(*free_ports(1))
+        broker = cls(directory, scripts, epmd=epmd, cookie=new_cookie())
+        broker.launch()
         return broker
+
+    def launch(self, more_config: str = "") -> None:
+        """Write its files and start it for the first time."""
+        self._write_files(more_config)
+        self._launch()
+
+    @property
+    def running(self) -> bool:
+        return self._server is not None
 
     @property
     def pid(self) -> int:
@@ -139,10 +163,7 @@ class Broker:
         """End everything this object started. Test data needs no orderly end."""
         if self._server is not None:
             self.kill()
-        if self._epmd is not None:
-            self._epmd.kill()
-            self._epmd.wait()
-            self._epmd = None
+        self._epmd.stop()
 
     def freeze(self) -> None:
         """SIGSTOP: the kernel still takes bytes, nobody answers."""
@@ -263,9 +284,8 @@ class Broker:
         erl_call = shutil.which("erl_call")
         if erl_call is None:
             return self.ctl("eval", expression).strip()
-        cookie = (self.directory / "home" / ".erlang.cookie").read_text()
         done = subprocess.run(
-            [erl_call, "-sname", self._node, "-c", cookie, "-timeout", "30", "-e"],
+            [erl_call, "-sname", self.node, "-c", self._cookie, "-timeout", "30", "-e"],
             input=expression + "\n",
             env=self._environment(),
             capture_output=True,
@@ -280,7 +300,7 @@ class Broker:
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl (one to two seconds); returns what it printed."""
         done = subprocess.run(
-            [str(self._scripts / "rabbitmqctl"), "-q", "-n", self._node, *arguments],
+            [str(self._scripts / "rabbitmqctl"), "-q", "-n", self.node, *arguments],
             env=self._environment(),
             capture_output=True,
             text=True,
@@ -292,11 +312,11 @@ class Broker:
 
     # ------------------------------------------------------------ inside
 
-    def _write_files(self) -> None:
+    def _write_files(self, more_config: str) -> None:
         home = self.directory / "home"
-        home.mkdir()
+        home.mkdir(parents=True)
         cookie = home / ".erlang.cookie"
-        cookie.write_text(secrets.token_hex(16).upper())
+        cookie.write_text(self._cookie)
         cookie.chmod(0o400)
         pem, key = self.authority.issue("broker", host="localhost", address="127.0.0.1")
         (self.directory / "rabbitmq.conf").write_text(
@@ -307,6 +327,7 @@ class Broker:
                 certificate=pem,
                 key=key,
             )
+            + more_config
         )
         (self.directory / "enabled_plugins").write_text("[rabbitmq_auth_mechanism_ssl].\n")
 
@@ -318,9 +339,9 @@ class Broker:
             "HOME": str(directory / "home"),
             # With this the script execs Erlang: the child's pid is the broker's.
             "RUNNING_UNDER_SYSTEMD": "true",
-            "ERL_EPMD_PORT": str(ports.epmd),
+            "ERL_EPMD_PORT": str(self._epmd.port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODE_PORT": str(ports.amqp),
             "RABBITMQ_DIST_PORT": str(ports.distribution),
@@ -344,7 +365,6 @@ class Broker:
                 stderr=console,
                 start_new_session=True,
             )
-        assert self._epmd is not None
         # If the test run is killed, the pipe closes and the guard ends what it would leave behind.
         self._guard = subprocess.Popen(
             ["sh", "-c", 'read -r _; kill -9 "$@"', "guard", str(self.pid), str(self._epmd.pid)],
@@ -357,7 +377,7 @@ class Broker:
         while not _speaks_amqp(self.ports.amqp):
             ended = self._server.poll()
             if ended is not None or time.monotonic() > deadline:
-                self.stop()
+                self.kill()
                 raise RuntimeError(
                     f"the private RabbitMQ did not come up (exit status {ended}):\n{self._logs()}"
                 )
@@ -382,6 +402,19 @@ def _words(printed: str) -> list[str]:
 def _binary(pattern: str) -> str:
     escaped = pattern.replace("\\", "\\\\").replace('"', '\\"')
     return f'<<"{escaped}">>'
+
+
+def find_scripts() -> Path:
+    """Where RabbitMQ's own scripts are. Raises `BrokerMissing`."""
+    scripts = next((p for p in SCRIPT_DIRS if (p / "rabbitmq-server").exists()), None)
+    if scripts is None or shutil.which("epmd") is None:
+        raise BrokerMissing(MISSING)
+    return scripts
+
+
+def new_cookie() -> str:
+    """The secret that nodes of one cluster share."""
+    return secrets.token_hex(16).upper()
 
 
 def free_ports(count: int) -> list[int]:
