@@ -147,6 +147,10 @@ class BrokerUnreachable(Unreachable):
     fault = Fault.BROKER
 
 
+class MailboxAway(BrokerUnreachable):
+    """The broker is there, and the one of its nodes that holds this mailbox is not."""
+
+
 class BrokerRefused(ChunkqError):
     """The broker answered and will not serve us: password, permission, other arguments, size."""
 

@@ -93,8 +93,8 @@ class Consumer(Protocol):
     async def receive(self) -> list[Delivery]:
         """Wait for at least one delivery and return all that are there.
 
-        Outlives lost connections. Raises `BrokerRefused` when that cannot help, and
-        `TransportClosed` after `close`.
+        Outlives lost connections. Raises `BrokerRefused` when that cannot help, `MailboxAway` when
+        the part of the carrier that holds the mailbox is lost, and `TransportClosed` after `close`.
         """
         ...
 
@@ -150,7 +150,11 @@ class Transport(Protocol):
         ...
 
     async def consume(self, mailbox: Mailbox, *, prefetch: int) -> Consumer:
-        """Create the mailbox if need be and begin to take packets from it."""
+        """Create the mailbox if need be and begin to take packets from it.
+
+        Raises `BrokerRefused`, `BrokerUnreachable`, and `MailboxAway` where only this mailbox
+        cannot be had: another one can.
+        """
         ...
 
     async def depth(self, mailbox: Mailbox) -> int:

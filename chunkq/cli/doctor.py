@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
+from urllib.parse import urlsplit
 
 import typer
 
@@ -81,10 +83,28 @@ def _examine(options: Options) -> Iterator[Finding]:
     yield from checks.check_trust(settings)
     yield from check_peer_keys(Registry(directories), now_ms)
     for link in settings.links.values():
-        yield _check_link(settings, link)
+        yield from _check_link(settings, link)
 
 
-def _check_link(settings: Settings, link: Link) -> Finding:
+def _check_link(settings: Settings, link: Link) -> Iterator[Finding]:
+    """Each node that it leads to. One of a cluster that is away is no failure."""
+    urls = link.node_urls
+    nodes = [link.model_copy(update={"url": url}) for url in urls]
+    found = [_check_node(settings, node) for node in nodes]
+    for node, finding in zip(nodes, found, strict=True):
+        if len(nodes) == 1:
+            yield finding
+        elif finding.unreachable and any(each.status == "ok" for each in found):
+            yield replace(finding, subject=_subject(node), status="warn", unreachable=False)
+        else:
+            yield replace(finding, subject=_subject(node))
+
+
+def _subject(node: Link) -> str:
+    return f"link {node.name} at {urlsplit(node.url).netloc.rpartition('@')[2]}"
+
+
+def _check_node(settings: Settings, link: Link) -> Finding:
     """Send the largest packet that the link must carry to this site itself."""
     from chunkq.compose import SystemClock, make_own_spool, make_transport
 

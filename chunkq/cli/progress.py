@@ -22,7 +22,7 @@ REASONS: Final = {
     "busy": "the origin is busy",
     "peer_silent": "no answer from the peer",
     "broker_unreachable": "the broker cannot be reached",
-    "broker_blocked": "the broker is short of memory or disk and takes nothing",
+    "broker_blocked": "the broker takes nothing: short of memory or disk, or of nodes",
     "spool_unavailable": "the spool directory is not there",
     "disk_full": "no room on this disk; goes on by itself once there is",
     "clock_skew": "the clocks of both sites differ",

@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from chunkq.errors import ConfigError, UsageError
+from chunkq.protocol.brokerurl import node_urls
 from chunkq.protocol.limits import (
     COMMIT_BYTES,
     COMMIT_INTERVAL_MS,
@@ -69,8 +70,8 @@ class Model(BaseModel):
 class Link(Model):
     """How peers are reached: a transport, and its limits.
 
-    `url` is `spool:///directory`, `amqp://user:password@host:port/vhost` or `amqps://…`. The
-    password is shown nowhere: use `safe_url`.
+    `url` is `spool:///directory`, `amqp://user:password@host:port/vhost` or `amqps://…`, with
+    `host:port,host:port` for the nodes of a cluster. The password is shown nowhere: use `safe_url`.
 
     `send_rate`, `receive_rate`: bytes a second that each process puts on the link and takes from
     it; several workers on one host each get the whole rate, so divide it among them. `burst`: what
@@ -127,6 +128,11 @@ class Link(Model):
     def spool_path(self) -> Path:
         """The directory of queues. Only for spool links."""
         return Path(unquote(urlsplit(self.url).path))
+
+    @property
+    def node_urls(self) -> tuple[str, ...]:
+        """One URL for each of the broker's nodes that `url` names; else just `url`."""
+        return node_urls(self.url)
 
     @property
     def safe_url(self) -> str:
@@ -291,6 +297,11 @@ def mask_url(url: str) -> str:
 
 def _check_url(url: str) -> None:
     """Raises `ValueError`, never with the password in it."""
+    for each in node_urls(url):
+        _check_node_url(each)
+
+
+def _check_node_url(url: str) -> None:
     shown = mask_url(url)
     try:
         parts = urlsplit(url)

@@ -22,6 +22,7 @@ _LINK_HEAD: Final = """
 _LINK_EXAMPLE: Final = """\
 # url = "spool:///var/spool/chunkq"       # a directory: shared, mounted, or carried about
 # url = "amqps://alpha:password@broker.example:5671/chunkq"
+# url = "amqps://alpha:password@one.example:5671,two.example:5671/chunkq"   # nodes of a cluster
 """
 
 _TAIL: Final = """\

@@ -69,7 +69,7 @@ class Ports:
 
 
 class Epmd:
-    """The port mapper by which Erlang nodes find each other: a private one, for one node or some."""
+    """The port mapper by which Erlang nodes find each other, of one node or of a cluster's."""
 
     def __init__(self, port: int) -> None:
         self.port = port

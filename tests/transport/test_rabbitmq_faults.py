@@ -393,11 +393,12 @@ async def test_opening_again_after_one_connection_failed(
     url = broker.url(vhost=vhost)
     transport = RabbitMQTransport(RabbitMQOptions(url=url, site="bob", **QUICK))
     session = (transport._publishing, transport._consuming)[which]
-    there, session.endpoint = session.endpoint, replace(session.endpoint, port=1)
+    (there,) = session.endpoints
+    session.endpoints[0] = replace(there, port=1)
     with pytest.raises(BrokerUnreachable):
         await transport.open()
     assert [None, None] == [each.current for each in (transport._publishing, transport._consuming)]
-    session.endpoint = there
+    session.endpoints[0] = there
     await transport.open()
     consumer = await transport.consume(Mailbox("req", "bob"), prefetch=1)
     await transport.publish(Mailbox("req", "bob"), b"here")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pika import exceptions
 
-from chunkq.errors import ChunkqError, TransportClosed
+from chunkq.errors import BrokerUnreachable, ChunkqError, MailboxAway, TransportClosed
 from chunkq.ports import Delivery, Mailbox
 from chunkq.transport.rabbitmq.channel import Channel
 from chunkq.transport.rabbitmq.refusals import refusal
@@ -29,6 +30,8 @@ class Inflow:
         self._session = session
         self._waiting_bytes = 0
         self._answers = 0
+        #: Of all consumers together, so that a delivery of one is never taken for another's.
+        self.generations = itertools.count(1)
 
     def change(self, waiting_bytes: int) -> None:
         """Add to what waits, or subtract from it."""
@@ -73,18 +76,31 @@ class RabbitMQConsumer:
         self._rejected: set[int] = set()
         self._acknowledge_to = 0
         self._failure: ChunkqError | None = None
+        #: Why nothing is delivered at the moment; empty if all is well.
+        self.trouble = ""
         self._woken = asyncio.Event()
         self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Returns once the broker delivers. Raises `BrokerRefused`, `TransportClosed`."""
-        work = keep(self._session, self._set_up, self._lost)
+        """Returns once the broker delivers.
+
+        Raises `BrokerRefused`, `BrokerUnreachable`, `MailboxAway`, `TransportClosed`.
+        """
+        self.trouble = f"the queue {queue_name(self._mailbox)} is not set up yet"
+        work = keep(self._session, self._set_up, self._lost, self._failing)
         self._tasks = [
             asyncio.create_task(supervise(work, self._fail)),
             asyncio.create_task(supervise(self._renew_bindings(), self._fail)),
         ]
-        await self._started
+        limit_s = self._session.options.set_up_timeout_s
+        try:
+            await asyncio.wait_for(self._started, limit_s)
+        except TimeoutError:
+            raise BrokerUnreachable(
+                f"within {limit_s:.0f} s: {self.trouble}, at the broker {self._session.endpoint}",
+                hint="if it is a cluster: are most of its nodes up?",
+            ) from None
 
     async def receive(self) -> list[Delivery]:
         """As `Consumer.receive` says."""
@@ -127,6 +143,7 @@ class RabbitMQConsumer:
             await asyncio.wait(self._tasks)
         self._fail(TransportClosed(f"the consumer of {self._mailbox} was closed"))
         self._drop_waiting()
+        self.trouble = ""
         channel, self._channel = self._channel, None
         if channel is not None:
             with self._inflow.answering():
@@ -153,15 +170,28 @@ class RabbitMQConsumer:
         with self._inflow.answering():
             await set_up_mailbox(wire, self._mailbox, self._session.options)
             channel = await Channel.open(wire)
-            self._channel = channel
-            self._generation += 1
-            self._forget_tags()
-            wire.attach_consumer(channel.number, self)
-            await channel.call("basic_qos", prefetch_count=self._prefetch)
-            await channel.call("basic_consume", queue_name(self._mailbox), _delivered_by_the_wire)
+            try:
+                await self._consume(wire, channel)
+            except BaseException:
+                channel.abandon()
+                raise
+        self.trouble = ""
         if not self._started.done():
             self._started.set_result(None)
         return channel
+
+    async def _consume(self, wire: Wire, channel: Channel) -> None:
+        self._channel = channel
+        self._generation = next(self._inflow.generations)
+        self._forget_tags()
+        wire.attach_consumer(channel.number, self)
+        await channel.call("basic_qos", prefetch_count=self._prefetch)
+        await channel.call("basic_consume", queue_name(self._mailbox), _delivered_by_the_wire)
+
+    def _failing(self, failure: ChunkqError) -> None:
+        self.trouble = failure.message
+        if isinstance(failure, MailboxAway):
+            raise failure
 
     async def _renew_bindings(self) -> None:
         """Nobody tells a consumer that its exchange was deleted and its bindings went with it."""
@@ -191,9 +221,10 @@ class RabbitMQConsumer:
 
     def _lost(self, _reason: Exception) -> None:
         """All that was held comes again in the next generation."""
+        self.trouble = f"the queue {queue_name(self._mailbox)} was lost"
         self._channel = None
         self._forget_tags()
-        self._generation += 1
+        self._generation = next(self._inflow.generations)
         self._drop_waiting()
 
     def _forget_tags(self) -> None:

@@ -12,6 +12,7 @@ import pika
 from pika.credentials import ExternalCredentials, PlainCredentials
 
 from chunkq.errors import ConfigError
+from chunkq.protocol.brokerurl import node_urls
 from chunkq.protocol.limits import KIB, MAX_REPLY_BODY_SIZE_BYTES, MIB
 
 #: A reply's largest body and its header: under the 16 MiB that RabbitMQ 4 takes by default.
@@ -31,6 +32,8 @@ _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 class RabbitMQOptions:
     """`url` is `amqp://` or `amqps://user:password@host:port/vhost[?heartbeat=30&frame_max=8192]`.
 
+    A cluster's nodes are named one after the other, as `host:port,host:port`: they are tried in
+    that order, and when one is lost, the next.
     `site` is the name this site goes by on the broker: with per-site permissions it must be the
     user's name. `external` logs in by the TLS client certificate. `by_policy` leaves the queues'
     limits to the administrator's policies; otherwise they are arguments of the queues. Raises
@@ -57,6 +60,9 @@ class RabbitMQOptions:
     tls_key: str | None = None
     external: bool = False
     connect_timeout_s: float = 15.0
+    #: For exchanges, queue and consumer on an open connection: a few round trips. A cluster without
+    #: a majority of its nodes never answers.
+    set_up_timeout_s: float = 30.0
     close_timeout_s: float = 5.0
     reconnect_base_s: float = 0.5
     reconnect_cap_s: float = 30.0
@@ -76,7 +82,7 @@ class RabbitMQOptions:
             )
         if self.external and self.tls_cert is None:
             raise ConfigError("logging in by certificate (external) needs a TLS certificate")
-        endpoint(self)
+        endpoints(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +113,14 @@ def frame_max_for(bytes_per_s: float | None) -> int:
     return min(max(within, MIN_FRAME_MAX), DEFAULT_FRAME_MAX)
 
 
-def endpoint(options: RabbitMQOptions) -> Endpoint:
-    """The parts of the URL. The password is in no message."""
+def endpoints(options: RabbitMQOptions) -> tuple[Endpoint, ...]:
+    """The nodes that the URL names, at least one. The password is in no message."""
+    return tuple(_endpoint(options, url) for url in node_urls(options.url))
+
+
+def _endpoint(options: RabbitMQOptions, url: str) -> Endpoint:
     try:
-        parts = urlsplit(options.url)
+        parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
         raise ConfigError(f"the broker's URL does not parse: {error}") from None
@@ -145,9 +155,10 @@ def endpoint(options: RabbitMQOptions) -> Endpoint:
     )
 
 
-def pika_parameters(options: RabbitMQOptions, purpose: str) -> pika.ConnectionParameters:
+def pika_parameters(
+    options: RabbitMQOptions, where: Endpoint, purpose: str
+) -> pika.ConnectionParameters:
     """`purpose` names the connection in the broker's own listings."""
-    where = endpoint(options)
     return pika.ConnectionParameters(
         host=where.host,
         port=where.port,
@@ -167,9 +178,9 @@ def pika_parameters(options: RabbitMQOptions, purpose: str) -> pika.ConnectionPa
     )
 
 
-def tls_context(options: RabbitMQOptions) -> ssl.SSLContext | None:
+def tls_context(options: RabbitMQOptions, where: Endpoint) -> ssl.SSLContext | None:
     """The host's name is always checked. Raises `ConfigError` for files that cannot be used."""
-    if not endpoint(options).tls:
+    if not where.tls:
         return None
     try:
         context = ssl.create_default_context(cafile=options.tls_ca)

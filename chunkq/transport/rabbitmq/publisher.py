@@ -19,6 +19,7 @@ from chunkq.errors import (
     Unroutable,
 )
 from chunkq.ports import Buffer, Mailbox
+from chunkq.protocol.limits import KIB
 from chunkq.protocol.priority import Lanes, Priority
 from chunkq.transport.rabbitmq.channel import Channel
 from chunkq.transport.rabbitmq.refusals import ACCESS_REFUSED, refusal, too_large
@@ -30,6 +31,10 @@ from chunkq.transport.rabbitmq.wire import Wire
 PACKET_OVERHEAD_BYTES: Final = 1024
 #: RabbitMQ refuses longer lifetimes than 32 bits of milliseconds (49 days).
 MAX_EXPIRATION_MS: Final = (1 << 32) - 1
+#: A broker that is well confirms at once, a busy one within a second or two.
+CONFIRM_LATE_S: Final = 5.0
+#: Half a Mbit/s: on a link as slow as that, what was sent may still be on its way.
+SLOW_BYTES_PER_S: Final = 64 * KIB
 _TRANSIENT: Final = 1
 _PERSISTENT: Final = 2
 
@@ -86,11 +91,15 @@ class Publisher:
         self._idle = asyncio.Event()
         self._idle.set()
         self._blocked_at = 0.0
+        #: When the broker last confirmed something, or the connection changed.
+        self._stirred_at = 0.0
+        #: Why the exchanges or the channel could not be set up; empty if all is well.
+        self.trouble = ""
         self._tasks: list[asyncio.Task[None]] = []
-        session.on_change = self.pump
+        session.on_change = self._on_change
 
     def start(self) -> None:
-        work = keep(self._session, self._set_up, self._lost)
+        work = keep(self._session, self._set_up, self._lost, self._failing)
         self._tasks = [
             asyncio.create_task(supervise(work, self._fail)),
             asyncio.create_task(supervise(self._watch_confirms(), self._fail)),
@@ -151,9 +160,23 @@ class Publisher:
         if self._tasks:
             await asyncio.wait(self._tasks)
 
+    @property
+    def stuck_s(self) -> float:
+        """For how long the broker has confirmed nothing, beyond what is to be expected; 0: it does.
+
+        On slow links what was sent takes its time to get there.
+        """
+        oldest = next(iter(self._unconfirmed.values()), None)
+        if oldest is None:
+            return 0.0
+        waited_s = asyncio.get_running_loop().time() - max(oldest.sent_at, self._stirred_at)
+        usual_s = CONFIRM_LATE_S + self._unconfirmed_bytes / SLOW_BYTES_PER_S
+        return waited_s if waited_s > usual_s else 0.0
+
     # ------------------------------------------------------------ ConfirmSink
 
     def confirmed(self, tag: int, multiple: bool, taken: bool) -> None:
+        self._stirred_at = asyncio.get_running_loop().time()
         if multiple:
             for sequence in list(self._unconfirmed):
                 if sequence > tag:
@@ -169,6 +192,13 @@ class Publisher:
 
     # ------------------------------------------------------------ inside
 
+    def _on_change(self) -> None:
+        self._stirred_at = asyncio.get_running_loop().time()
+        self.pump()
+
+    def _failing(self, failure: ChunkqError) -> None:
+        self.trouble = failure.message
+
     async def _set_up(self, wire: Wire) -> Channel:
         await set_up_exchanges(wire)
         channel = await Channel.open(wire)
@@ -176,6 +206,7 @@ class Publisher:
         await channel.call("confirm_delivery", _confirms_come_by_the_wire)
         self._sequence = 0
         self._channel = channel
+        self.trouble = ""
         self.pump()
         return channel
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from pika import exceptions
 
-from chunkq.errors import BrokerRefused, BrokerUnreachable, ChunkqError
+from chunkq.errors import BrokerRefused, BrokerUnreachable, ChunkqError, MailboxAway
 from chunkq.transport.rabbitmq.options import Endpoint
 
 #: AMQP reply codes: ACCESS_REFUSED, RESOURCE_LOCKED, PRECONDITION_FAILED, NOT_ALLOWED,
@@ -20,6 +20,10 @@ REFUSING_CODES: Final = frozenset({403, 405, 406, 530, 540})
 ACCESS_REFUSED: Final = 403
 NOT_FOUND: Final = 404
 PRECONDITION_FAILED: Final = 406
+#: What a cluster says of a queue on a node that is down, or whose process there is.
+_AWAY: Final = re.compile(
+    r"queue '([^']+)' in vhost .*?(?:is down|process is stopped|has crashed)", re.DOTALL
+)
 _TOO_LARGE: Final = re.compile(r"message size (\d+).*?max(?:imum)?(?: allowed)? size (\d+)")
 #: Refusals in form only: they end by themselves (old connections die, a vhost starts).
 _PASSING: Final = ("limit", "is down", "not running")
@@ -88,6 +92,33 @@ def refusal(error: BaseException, where: Endpoint) -> BrokerRefused | None:
             f"rabbitmqctl -p {where.vhost} delete_queue NAME",
         )
     return BrokerRefused(f"the broker {where} refused (user {where.user!r}): {text}")
+
+
+def queue_away(error: BaseException) -> str | None:
+    """The queue of which the broker says that the node which holds it is down."""
+    if not isinstance(error, Closed) or error.reply_code != NOT_FOUND:
+        return None
+    found = _AWAY.search(error.reply_text)
+    return found[1] if found else None
+
+
+def set_up_failure(error: BaseException, where: Endpoint) -> ChunkqError:
+    """Why what was to be made on an open connection did not come about."""
+    if (refused := refusal(error, where)) is not None:
+        return refused
+    if (queue := queue_away(error)) is not None:
+        return MailboxAway(
+            f"the node that holds the queue {queue} is down, says the broker {where}",
+            hint="start that node again: `rabbitmqctl cluster_status` tells which is missing",
+        )
+    if isinstance(error, TimeoutError):
+        return BrokerUnreachable(
+            f"the broker {where} is connected and does not answer",
+            hint="if it is a cluster: are most of its nodes up?",
+        )
+    if isinstance(error, exceptions.ChannelClosed):
+        return BrokerUnreachable(f"the broker {where} did not do it: {error.reply_text}")
+    return connect_failure(error, where)
 
 
 def too_large(error: BaseException) -> tuple[int, int] | None:

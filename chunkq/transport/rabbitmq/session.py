@@ -5,21 +5,29 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from pika import exceptions
 
-from chunkq.errors import BrokerRefused, ChunkqError, TransportClosed, TransportError
+from chunkq.errors import (
+    BrokerRefused,
+    BrokerUnreachable,
+    ChunkqError,
+    TransportClosed,
+    TransportError,
+)
 from chunkq.ports import Traffic
 from chunkq.transport.rabbitmq.channel import Channel
 from chunkq.transport.rabbitmq.options import (
+    Endpoint,
     RabbitMQOptions,
-    endpoint,
+    endpoints,
     pika_parameters,
     tls_context,
 )
-from chunkq.transport.rabbitmq.refusals import connect_failure, refusal
+from chunkq.transport.rabbitmq.refusals import connect_failure, set_up_failure
 from chunkq.transport.rabbitmq.wire import Wire
 
 #: Beyond 2^20 every base is over any cap; keeps the power from growing without end.
@@ -50,11 +58,14 @@ class Backoff:
 
 
 class Session:
-    """One connection. `wire()` waits for it; `on_change` is called when it comes and goes."""
+    """One connection, to one of the broker's nodes: `endpoint`, which is another after each loss.
+
+    `wire()` waits for it; `on_change` is called when it comes and goes.
+    """
 
     def __init__(self, options: RabbitMQOptions, purpose: str, rng: Callable[[], float]) -> None:
         self.options = options
-        self.endpoint = endpoint(options)
+        self.endpoints = deque(endpoints(options))
         self.on_change: Callable[[], None] = lambda: None
         self.failure: ChunkqError | None = None
         self.trouble = "not connected yet"
@@ -64,6 +75,11 @@ class Session:
         self._before = Traffic()
         self._settled = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """The node that is, or was last, connected or tried."""
+        return self.endpoints[0]
 
     @property
     def current(self) -> Wire | None:
@@ -128,6 +144,7 @@ class Session:
             self._wire = None
             self._settled.clear()
             self.trouble = connect_failure(reason, self.endpoint).message
+            self.endpoints.rotate(-1)
             self.on_change()
             wire = await self._reconnect(backoff)
             self._use(wire)
@@ -145,26 +162,41 @@ class Session:
                 self.trouble = error.message
 
     async def _connect(self) -> Wire:
+        """To the first node that takes us. Raises a refusal only if none does."""
+        failures: list[BrokerRefused | BrokerUnreachable] = []
+        for _ in range(len(self.endpoints)):
+            try:
+                return await self._connect_to(self.endpoint)
+            except (BrokerRefused, BrokerUnreachable) as error:
+                failures.append(error)
+                self.endpoints.rotate(-1)
+        refusals = [error for error in failures if isinstance(error, BrokerRefused)]
+        if refusals or len(failures) == 1:
+            raise (refusals or failures)[0]
+        raise BrokerUnreachable(
+            "no node of the broker can be reached: " + "; ".join(each.message for each in failures)
+        )
+
+    async def _connect_to(self, where: Endpoint) -> Wire:
         silence_pika()
         options = self.options
         loop = asyncio.get_running_loop()
-        context = tls_context(options)
+        context = tls_context(options, where)
+        parameters = pika_parameters(options, where, self._purpose)
         wire: Wire | None = None
         try:
             async with asyncio.timeout(options.connect_timeout_s):
                 _, wire = await loop.create_connection(
-                    lambda: Wire(
-                        pika_parameters(options, self._purpose), body_max=options.max_message_bytes
-                    ),
-                    self.endpoint.host,
-                    self.endpoint.port,
+                    lambda: Wire(parameters, body_max=options.max_message_bytes),
+                    where.host,
+                    where.port,
                     ssl=context,
                 )
                 await wire.ready
         except (OSError, exceptions.AMQPError) as error:
             if wire is not None:
                 wire.abort("not opened in time")
-            raise connect_failure(error, self.endpoint) from error
+            raise connect_failure(error, where) from error
         except asyncio.CancelledError:
             if wire is not None:
                 wire.abort("closed by this side")
@@ -193,10 +225,12 @@ async def keep(
     session: Session,
     set_up: Callable[[Wire], Awaitable[Channel]],
     lost: Callable[[Exception], None],
+    failing: Callable[[ChunkqError], None],
 ) -> None:
     """Run `set_up` on each connection, and again when its channel ends; then `lost` is told why.
 
-    Returns only by raising: `BrokerRefused` if the set-up is refused, and what ends the session.
+    `failing` hears why it could not be set up, before it is tried again. Returns only by raising:
+    `BrokerRefused` if the set-up is refused, and what ends the session.
     """
     backoff = session.backoff()
     loop = asyncio.get_running_loop()
@@ -204,11 +238,13 @@ async def keep(
         wire = await session.wire()
         since = loop.time()
         try:
-            channel = await set_up(wire)
-        except exceptions.AMQPError as error:
-            refused = refusal(error, session.endpoint)
-            if refused is not None:
-                raise refused from error
+            async with asyncio.timeout(session.options.set_up_timeout_s):
+                channel = await set_up(wire)
+        except (exceptions.AMQPError, TimeoutError) as error:
+            failure = set_up_failure(error, session.endpoint)
+            if isinstance(failure, BrokerRefused):
+                raise failure from error
+            failing(failure)
         else:
             lost(await asyncio.shield(channel.ended))
             channel.abandon()

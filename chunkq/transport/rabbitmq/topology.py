@@ -25,7 +25,7 @@ from chunkq.errors import UsageError
 from chunkq.ports import Mailbox
 from chunkq.transport.rabbitmq.channel import Channel
 from chunkq.transport.rabbitmq.options import NAME, RabbitMQOptions
-from chunkq.transport.rabbitmq.refusals import NOT_FOUND
+from chunkq.transport.rabbitmq.refusals import NOT_FOUND, queue_away
 from chunkq.transport.rabbitmq.wire import Wire
 
 REQUESTS: Final = "cq.req"
@@ -153,6 +153,8 @@ async def _ensure_dead_letter_queue(wire: Wire) -> None:
     except exceptions.ChannelClosedByBroker as error:
         if error.reply_code != NOT_FOUND:
             raise
+        if queue_away(error) is not None:
+            return  # it exists: requests are served without it, too
         async with throwaway(wire) as channel:
             await channel.call(
                 "queue_declare",

@@ -46,10 +46,20 @@ class RabbitMQTransport:
         for session in (self._publishing, self._consuming):
             wire = session.current
             if wire is None or session.failure is not None:
-                return LinkHealth(ok=False, reason="broker_unreachable", detail=session.trouble)
+                detail = session.trouble or f"the connection to {session.endpoint} was lost"
+                return LinkHealth(ok=False, reason="broker_unreachable", detail=detail)
             if wire.blocked is not None:
                 detail = f"the broker {session.endpoint} takes no messages now: {wire.blocked}"
                 return LinkHealth(ok=False, reason="broker_blocked", detail=detail)
+        troubles = [self._publisher.trouble, *(each.trouble for each in self._consumers)]
+        if trouble := next(filter(None, troubles), None):
+            return LinkHealth(ok=False, reason="broker_unreachable", detail=trouble)
+        if late_s := self._publisher.stuck_s:
+            detail = (
+                f"the broker {self._publishing.endpoint} has confirmed nothing for {late_s:.0f} s: "
+                "it is overloaded, or most nodes of its cluster are down"
+            )
+            return LinkHealth(ok=False, reason="broker_blocked", detail=detail)
         return LinkHealth(ok=True)
 
     @property
@@ -83,7 +93,7 @@ class RabbitMQTransport:
         await self._publisher.publish(to, body, lifetime_s, priority)
 
     async def consume(self, mailbox: Mailbox, *, prefetch: int) -> RabbitMQConsumer:
-        """As `Transport.consume` says. Raises `BrokerRefused`."""
+        """As `Transport.consume` says."""
         if self._closed:
             raise TransportClosed("the transport was closed")
         consumer = RabbitMQConsumer(self._consuming, self._inflow, mailbox, prefetch)
