@@ -331,6 +331,7 @@ class Fetcher:
         self._peers: dict[tuple[str, str], PeerLink] = {}
         self._instance: Instance | None = None
         self._opening = asyncio.Lock()
+        self._opened: Transport | None = None
 
     async def peer(self, peer: Peer) -> PeerLink:
         """The way to a peer; opens its link. Raises `BrokerUnreachable`, `BrokerRefused`."""
@@ -356,6 +357,11 @@ class Fetcher:
     @property
     def transports(self) -> list[Transport]:
         return [requester.transport for requester in self._requesters.values()]
+
+    @property
+    def opening(self) -> Transport | None:
+        """The transport that is being opened now."""
+        return self._opened
 
     def file(
         self,
@@ -412,22 +418,35 @@ class Fetcher:
             self._instance = claim_instance(self.settings.directories.state, None)
         site = self.settings.site_name
         transport = make_transport(link, site, self.clock)
-        self._stack.push_async_callback(close_link, link, transport, self.log)
-        await transport.open()
-        requester = Requester(
-            keys=self.identity,
-            heed=self.heed,
-            site=site,
-            instance=self._instance.label,
-            transport=transport,
-            clock=self.clock,
-            entropy=secrets.token_bytes,
-            log=self.log,
-        )
-        self._stack.push_async_callback(requester.close)
-        await requester.start(REPLY_PREFETCH)
+        self._opened = transport
+        try:
+            async with AsyncExitStack() as opening:
+                opening.push_async_callback(close_link, link, transport, self.log)
+                await transport.open()
+                requester = Requester(
+                    keys=self.identity,
+                    heed=self.heed,
+                    site=site,
+                    instance=self._instance.label,
+                    next_instance=self._next_instance,
+                    transport=transport,
+                    clock=self.clock,
+                    entropy=secrets.token_bytes,
+                    log=self.log,
+                )
+                opening.push_async_callback(requester.close)
+                await requester.start(REPLY_PREFETCH)
+                self._stack.push_async_callback(opening.pop_all().aclose)
+        finally:
+            self._opened = None
         self._requesters[link.name] = requester
         return requester
+
+    def _next_instance(self) -> str:
+        """One more label, this process's own until its end."""
+        claimed = claim_instance(self.settings.directories.state)
+        self._stack.callback(claimed.close)
+        return claimed.label
 
 
 # ---------------------------------------------------------------- both

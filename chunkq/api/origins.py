@@ -71,6 +71,8 @@ class Origins:
     def health(self) -> LinkHealth | None:
         """The trouble with the links, if all of them have some."""
         states = [link.requester.transport.health for link, _ in self._reached]
+        if not states and (opening := self._fetcher.opening) is not None:
+            states = [opening.health]
         return states[0] if states and not any(state.ok for state in states) else None
 
     def brought(self, alias: str, size_bytes: int) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
 
-from chunkq.errors import PacketError, TransportError
+from chunkq.errors import BrokerUnreachable, MailboxAway, PacketError, TransportError
 from chunkq.ports import (
     Clock,
     Delivery,
@@ -69,6 +69,8 @@ MAX_BACKLOG_BYTES: Final = 6 * MIB
 #: the meantime is taken in about as long again.
 HELD_UP_S: Final = 0.1
 HELD_UP_FACTOR: Final = 2.0
+#: Mailboxes that are tried one after the other; one that is new is made where there is a broker.
+MAX_MAILBOXES: Final = 16
 #: How long a requester that ends waits for the carrier to take its last packets.
 LAST_WORDS_S: Final = 1.0
 #: Random bits below the millisecond in an epoch, so that two starts in one never meet.
@@ -135,7 +137,11 @@ class ReplyHandler(Protocol):
 
 
 class Requester:
-    """One reply mailbox on one link. `instance` names it; it outlives this process."""
+    """One reply mailbox on one link. `instance` names it; it outlives this process.
+
+    Where it is held by a node of a cluster that is lost, the next one is used: what is asked from
+    then on is answered there.
+    """
 
     def __init__(
         self,
@@ -148,10 +154,16 @@ class Requester:
         entropy: Entropy,
         log: Log,
         heed: Callable[[Said], Heard] | None = None,
+        next_instance: Callable[[], str] | None = None,
     ) -> None:
-        """`heed`: what a peer says of its keys has its effect; without it, it has none."""
+        """`heed`: what a peer says of its keys has its effect; without it, it has none.
+
+        `next_instance`: another label, for when the mailbox is lost; without it, that is the end.
+        """
         self.identity = identity_of(keys)
         self.heed = heed
+        self._next_instance = next_instance
+        self._prefetch = 1
         self.instance = instance
         self.transport = transport
         self.clock = clock
@@ -178,8 +190,37 @@ class Requester:
 
     async def start(self, prefetch: int) -> None:
         """Begin to take replies, at most `prefetch` unfinished."""
-        self._inbox = Inbox(await self.transport.consume(self.mailbox, prefetch=prefetch))
-        self._tasks.spawn(self._receive(self._inbox))
+        self._prefetch = prefetch
+        await self._open_inbox()
+        self._tasks.spawn(self._receive())
+
+    async def _open_inbox(self) -> None:
+        """Raises `MailboxAway` if no mailbox can be had."""
+        for left in reversed(range(MAX_MAILBOXES)):
+            try:
+                consumer = await self.transport.consume(self.mailbox, prefetch=self._prefetch)
+            except MailboxAway as error:
+                if self._next_instance is None or not left:
+                    raise
+                self._move(error, self._next_instance())
+            else:
+                self._inbox = Inbox(consumer)
+                return
+
+    async def _reopen_inbox(self) -> None:
+        """As `_open_inbox`, for as long as it takes: the transport's health says why."""
+        while True:
+            try:
+                return await self._open_inbox()
+            except MailboxAway:
+                raise
+            except BrokerUnreachable as error:
+                self.log("broker_unreachable", level="warning", detail=error.message)
+
+    def _move(self, error: MailboxAway, instance: str) -> None:
+        self.log("mailbox_away", level="warning", mailbox=str(self.mailbox), detail=error.message)
+        self.instance = instance
+        self.mailbox = Mailbox("rep", self.mailbox.site, instance)
 
     async def close(self) -> None:
         """End; what is on its way to the carrier (receipts) gets a moment to get there."""
@@ -267,9 +308,20 @@ class Requester:
         except TransportError as error:
             failed(asked, error)
 
-    async def _receive(self, inbox: Inbox) -> None:
+    async def _receive(self) -> None:
+        assert self._inbox is not None
         while True:
-            for delivery in await inbox.receive():
+            inbox = self._inbox
+            try:
+                deliveries = await inbox.receive()
+            except MailboxAway as error:
+                if self._next_instance is None:
+                    raise
+                self._move(error, self._next_instance())
+                await inbox.close()
+                await self._reopen_inbox()
+                continue
+            for delivery in deliveries:
                 await self._backlog_low.wait()
                 try:
                     raw = parse_reply(delivery.body)
