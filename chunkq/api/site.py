@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -279,24 +279,30 @@ class Site:
         ready: Callable[[], None],
     ) -> None:
         transport = make_transport(link, self.settings.site_name, SystemClock())
-        delay = RETRY_S
-        try:
-            while True:
-                try:
-                    await transport.open()
-                    break
-                except BrokerUnreachable as error:
-                    self._log("broker_unreachable", level="warning", detail=error.message)
-                    await asyncio.sleep(delay)
-                    delay = min(delay * 2, RETRY_CAP_S)
+
+        async def serve() -> None:
             worker = origin_worker(
                 self.settings, self.identity, link, transport, directory=directory, log=self._log
             )
             async with worker as serving:
-                ready()
-                await serving.run()
+                await serving.run(ready)
+
+        try:
+            await self._patiently(transport.open)
+            await self._patiently(serve)
         finally:
             await close_link(link, transport, self._log)
+
+    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do it again and again while the broker is away or not all there."""
+        delay = RETRY_S
+        while True:
+            try:
+                return await work()
+            except BrokerUnreachable as error:
+                self._log("broker_unreachable", level="warning", detail=error.message)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, RETRY_CAP_S)
 
     def _peers(self) -> Mapping[str, Peer]:
         """The peers as they are at this moment: on disk, or as given."""

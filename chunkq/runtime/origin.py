@@ -7,6 +7,7 @@ nothing but the manifest and the replay store.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from chunkq.errors import (
@@ -94,11 +95,17 @@ class OriginWorker:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._inbox: Inbox | None = None
 
-    async def run(self) -> None:
-        """Serve. Ends only by an error that starting again would not mend, or by cancellation."""
+    async def run(self, on_ready: Callable[[], None] | None = None) -> None:
+        """Serve; `on_ready` hears when requests are taken.
+
+        Ends only by an error that starting again would not mend, by cancellation, or before it was
+        ready by `BrokerUnreachable`.
+        """
         consumer = await self._transport.consume(self._mailbox, prefetch=PREFETCH)
         inbox = self._inbox = Inbox(consumer)
         self._log("serving", mailbox=str(self._mailbox))
+        if on_ready is not None:
+            on_ready()
         receiving = asyncio.ensure_future(self._receive(inbox))
         try:
             await asyncio.wait((receiving, self._failed), return_when=asyncio.FIRST_COMPLETED)
