@@ -11,7 +11,7 @@ from typing import Any, Final
 from chunkq.api.origins import Origins
 from chunkq.api.source import Source
 from chunkq.compose import Fetcher
-from chunkq.errors import ChunkqError
+from chunkq.errors import BrokerUnreachable, ChunkqError, PeerSilent
 from chunkq.ports import NewFile
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.messages import Entry
@@ -29,6 +29,8 @@ from chunkq.storage.staging import begun
 from chunkq.storage.transferid import transfer_id
 from chunkq.storage.treeplace import TreePlace
 
+#: What to do after the broker took nothing for too long.
+AGAIN: Final = "once the broker is well, run the same command again to go on"
 #: How often progress is told, in seconds.
 PROGRESS_S: Final = 0.2
 #: Smaller files of a tree come from the first origin alone: to ask the others takes as long.
@@ -146,6 +148,12 @@ class Transfer:
         except asyncio.CancelledError:
             self._phase = "stopped"
             raise
+        except PeerSilent as error:
+            self._phase = "failed"
+            # Where the broker takes nothing, it is not the peer who is silent.
+            if (health := self._origins.health) is None:
+                raise
+            raise BrokerUnreachable(f"{error.message}: {health.detail}", hint=AGAIN) from error
         except ChunkqError:
             self._phase = "failed"
             raise
