@@ -46,16 +46,19 @@ from chunkq.settings.trust import millis
 from chunkq.storage.destination import Destination
 from chunkq.storage.hashing import build_manifest
 from chunkq.storage.instances import Instance, claim_instance
+from chunkq.storage.kept import KeptManifests
 from chunkq.storage.keys import KeyFile, change_ring
 from chunkq.storage.manifests import ManifestStore
 from chunkq.storage.mapping import storage_errors
+from chunkq.storage.mending import Mend, open_mending
 from chunkq.storage.places import Places
+from chunkq.storage.receipts import FileRecord
 from chunkq.storage.received import ReceivedLog
 from chunkq.storage.replays import ReplayStore
 from chunkq.storage.source import DirectoryShare
 from chunkq.storage.staged import StagedFile, open_staged
 from chunkq.storage.statefile import StateHeader
-from chunkq.storage.transferid import transfer_id
+from chunkq.storage.transferid import mending_id, transfer_id
 from chunkq.telemetry.logs import write as write_log
 from chunkq.telemetry.malloc import keep_buffers
 from chunkq.telemetry.openfiles import allow_open_files
@@ -325,6 +328,7 @@ class Fetcher:
         self.log = log
         self.places = Places(settings.directories.state)
         self.received = ReceivedLog(settings.directories.state)
+        self.kept = KeptManifests(settings.directories.state)
         self.pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="requester")
         self._stack = AsyncExitStack()
         self._requesters: dict[str, Requester] = {}
@@ -372,11 +376,13 @@ class Fetcher:
         *,
         named: Peer,
         on_resume: Callable[[int, int], None] | None = None,
+        mend: Mend | None = None,
     ) -> FileFetch:
         """The transfer of one file to `parts` below `destination`, from all `places`.
 
         `named`: the peer that `order` is about. Staging is called after it, be it reached or not,
         and after the first keys it was pinned with, so that it is found again when they changed.
+        `mend`: begin with what is right of the file that is there.
         """
         first, *mirrors = places
         instance = first.peer.requester.instance
@@ -393,6 +399,9 @@ class Fetcher:
             )
 
         def open_staging() -> StagedFile:
+            if mend is not None:
+                name = mending_id(origin, order.share, order.path, parts, mend.content_digest)
+                return open_mending(destination, parts, name, header(), mend)
             name = transfer_id(origin, order.share, order.path, parts)
             return open_staged(destination, parts, name, header())
 
@@ -403,6 +412,14 @@ class Fetcher:
             pool=self.pool,
             on_resume=on_resume,
             mirrors=mirrors,
+            record=FileRecord(
+                self.kept,
+                self.received,
+                path=destination.path_of(parts),
+                source=f"{named.alias}:{order.share}/{order.path}",
+                wall_ms=self.clock.wall_ms,
+                log=self.log,
+            ),
         )
 
     async def close(self) -> None:

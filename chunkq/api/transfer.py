@@ -12,7 +12,7 @@ from chunkq.api.origins import Origins
 from chunkq.api.source import Source
 from chunkq.compose import Fetcher
 from chunkq.errors import BrokerUnreachable, ChunkqError, PeerSilent
-from chunkq.ports import NewFile
+from chunkq.ports import NewFile, Received
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.messages import Entry
 from chunkq.protocol.priority import PriorityWord
@@ -23,8 +23,9 @@ from chunkq.runtime.peer import PeerLink
 from chunkq.runtime.progress import FetchProgress, FetchResult, Progress, Result
 from chunkq.runtime.tree import TreeFetch, TreeOrder
 from chunkq.storage.destination import Destination
+from chunkq.storage.mending import Mend
 from chunkq.storage.placing import BatchPlacer
-from chunkq.storage.received import Received
+from chunkq.storage.receipts import time_of
 from chunkq.storage.staging import begun
 from chunkq.storage.transferid import transfer_id
 from chunkq.storage.treeplace import TreePlace
@@ -39,7 +40,10 @@ WORTH_MIRRORS_BYTES: Final = 4 * MIB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What is to be fetched, where to, and how."""
+    """What is to be fetched, where to, and how.
+
+    `content_digest`: only this version. `mend`: what to begin with, of a file that is damaged.
+    """
 
     source: Source
     destination: Path
@@ -47,6 +51,8 @@ class Wanted:
     links: bool
     patience_s: float
     priority: PriorityWord = "normal"
+    content_digest: bytes | None = None
+    mend: Mend | None = None
 
 
 class Transfer:
@@ -254,6 +260,7 @@ class Transfer:
                     size_bytes=len(file.content),
                     blake3=file.content_digest.hex(),
                     at_ms=at_ms,
+                    mtime_ns=time_of(destination.path_of(file.parts)),
                 )
                 for file in files
             )
@@ -278,10 +285,17 @@ class Transfer:
             commit_bytes=self._fetcher.settings.requester.commit_size_bytes,
             commit_interval_s=self._fetcher.settings.requester.commit_interval_s,
             priority=self._wanted.priority,
+            content_digest=self._wanted.content_digest,
         )
         await asyncio.to_thread(self._fetcher.places.remember, destination.path)
         fetch = self._fetcher.file(
-            places, order, destination, parts, named=self._origins.first, on_resume=self._on_resume
+            places,
+            order,
+            destination,
+            parts,
+            named=self._origins.first,
+            on_resume=self._on_resume,
+            mend=self._wanted.mend,
         )
         self._active[id(fetch)] = fetch
         try:
@@ -294,14 +308,6 @@ class Transfer:
                 self._ended = last
             else:
                 self._new_bytes += last.new_bytes if last else 0
-        received = Received(
-            path=destination.path_of(parts),
-            source=f"{self.source.peer}:{self.source.share}/{path}",
-            size_bytes=result.size_bytes,
-            blake3=result.content_digest.hex(),
-            at_ms=self._fetcher.clock.wall_ms(),
-        )
-        await asyncio.to_thread(self._fetcher.received.add, received)
         self._done_bytes += result.size_bytes
         self._duplicates += result.duplicate_chunks
         return result

@@ -39,6 +39,8 @@ class Order:
     commit_bytes: int = COMMIT_BYTES
     commit_interval_s: float = COMMIT_INTERVAL_MS / 1000
     priority: PriorityWord = "normal"
+    #: Where only one version will do: its content digest.
+    content_digest: bytes | None = None
 
 
 def request_body(

@@ -12,12 +12,13 @@ from chunkq.errors import (
     DestinationExists,
     DiskFull,
     IntegrityError,
+    OtherVersion,
     PacketError,
     PeerDistrusted,
     PeerRefused,
     TransportError,
 )
-from chunkq.ports import Delivery, Staging
+from chunkq.ports import Delivery, Record, Staging
 from chunkq.protocol import cbor
 from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.bitmap import Bitmap
@@ -34,6 +35,7 @@ from chunkq.runtime.landing import Landing
 from chunkq.runtime.peer import Asked, PeerLink
 from chunkq.runtime.progress import FetchProgress, FetchResult
 from chunkq.runtime.readback import ReadBack
+from chunkq.runtime.recording import Recorder
 from chunkq.runtime.resuming import look, make_room, read_manifest
 from chunkq.runtime.tally import Tally
 from chunkq.runtime.tasks import Tasks
@@ -62,9 +64,11 @@ class FileFetch:
         pool: Executor,
         on_resume: Callable[[int, int], None] | None = None,
         mirrors: Sequence[Place] = (),
+        record: Record | None = None,
     ) -> None:
         self._peer = peer
         self._places = (Place(peer, order.share, order.path), *mirrors)
+        self._recorder = Recorder(record, self._places)
         self._lanes = {place.peer: number for number, place in enumerate(self._places)}
         self._requesters = tuple(dict.fromkeys(place.peer.requester for place in self._places))
         self._order = order
@@ -146,7 +150,7 @@ class FileFetch:
         return error
 
     async def _begin(self) -> None:
-        cards = [place.peer.ref.cards for place in self._places]
+        cards = self._recorder.cards
         found = await self._in_thread(lambda: look(self._staging, cards, self._log))
         resumed, self._manifest = found.resumed, found.manifest
         self._kept = resumed is not None or found.doubt_all
@@ -175,10 +179,11 @@ class FileFetch:
     async def _finish_published(self) -> FetchResult:
         """A crash came between the publishing and the tidying."""
         kept = await self._in_thread(self._staging.load_manifest)
-        await self._in_thread(self._staging.remove)
         if kept is None:
+            await self._in_thread(self._staging.remove)
             raise DestinationExists(f"{self._order.path} is published already")
-        _, head, _ = read_manifest(kept, [place.peer.ref.cards for place in self._places])
+        self._manifest, head, _ = read_manifest(kept, self._recorder.cards)
+        await self._end(head)
         return self._tally.result(head)
 
     async def _wind_down(self) -> None:
@@ -346,6 +351,8 @@ class FileFetch:
             case ReplyKind.MANIFEST:
                 self._on_manifest(asked, cbor.decode(ManifestReply, body))
             case ReplyKind.PAGE if asked.version == self._transfer.version:
+                head, page = self._transfer.head, raw.header.index
+                self._steps.spawn(self._in_thread(lambda: self._recorder.page(head, page, body)))
                 self._feed(ev.PageCame(asked.token, raw.header.index, body, lane))
             case ReplyKind.REFUSAL:
                 refusal = cbor.decode(Refusal, body)
@@ -372,6 +379,9 @@ class FileFetch:
         if head.geometry.chunk_size_bytes > self._largest_chunk_bytes:
             cut = "the origin cut the file into larger chunks than were allowed"
             self._feed(ev.OriginBroken(lane, PeerRefused(cut)))
+            return
+        if self._order.content_digest not in (None, head.content_digest):
+            self._feed(ev.OriginBroken(lane, OtherVersion("it has another version by now")))
             return
         # Which one is used is the machine's decision: `Prepare` names its head.
         self._offered[lane, head.root, head.content_digest] = manifest
@@ -438,7 +448,7 @@ class FileFetch:
         existing = await self._in_thread(self._staging.destination_digest)
         if existing == head.content_digest:
             self._tally.unchanged = True
-            await self._in_thread(self._staging.remove)
+            await self._end(head)
             self._feed(ev.Published())
             return
         if existing is not None and not self._order.overwrite:
@@ -489,19 +499,24 @@ class FileFetch:
     async def _publish(self) -> None:
         manifest = self._manifest
         assert self._transfer is not None
+        assert self._transfer.head is not None
         assert manifest is not None
         await self._in_thread(
             lambda: self._staging.publish(
                 mode=manifest.mode, mtime_ns=manifest.mtime_ns, overwrite=self._order.overwrite
             )
         )
-        await self._in_thread(self._staging.remove)
+        await self._end(self._transfer.head)
         self._committer.release()
-        assert self._transfer.head is not None
         for place, came in zip(self._places, self._tally.origins.values(), strict=True):
             if came or place.peer is self._peer:
                 place.peer.tell(receipt(place, self._transfer.head))
         self._feed(ev.Published())
+
+    async def _end(self, head: Head) -> None:
+        """The file is at its place: note that down, and only then forget the transfer."""
+        await self._in_thread(lambda: self._recorder.published(head, self._manifest))
+        await self._in_thread(self._staging.remove)
 
     def _wait_for_space(self, detail: str) -> None:
         if self._space_poll is None or self._space_poll.done():

@@ -16,6 +16,10 @@ from chunkq.storage.mapping import storage_errors, translate
 
 #: Linux's IOV_MAX: so many buffers in one call.
 MAX_BUFFERS_PER_CALL: Final = 1024
+#: Where the kernel cannot copy between two files, memory does it in such pieces.
+COPY_PIECE_BYTES: Final = 1 << 20
+#: What it says then: other file systems, or one that has no such thing.
+_NO_COPY: Final = linux.UNSUPPORTED | {errno.EXDEV, errno.EBADF, errno.EPERM}
 #: What is being written and is not yet there under its name; left behind by a crash only.
 TEMPORARY_SUFFIX: Final = ".tmp"
 #: What file systems without hard links say to `link` (FAT: EPERM).
@@ -70,6 +74,25 @@ def write_full(fd: int, offset: int, buffers: Sequence[Buffer]) -> None:
             at += 1
         if written:
             views[at] = views[at][written:]
+
+
+def copy_range(source_fd: int, target_fd: int, start: int, stop: int) -> None:
+    """Copy a run of bytes to the same place of another file, in the kernel where it can.
+
+    Ends early at the end of the source. Raises `OSError`.
+    """
+    while start < stop:
+        try:
+            done = os.copy_file_range(source_fd, target_fd, stop - start, start, start)
+        except OSError as error:
+            if error.errno not in _NO_COPY:
+                raise
+            data = os.pread(source_fd, min(COPY_PIECE_BYTES, stop - start), start)
+            write_full(target_fd, start, [data])
+            done = len(data)
+        if not done:
+            return
+        start += done
 
 
 def hole_end(fd: int, offset: int, size_bytes: int) -> int:

@@ -169,6 +169,15 @@ class PartFile:
                 views[:1] = [views[0][done:]] if done < views[0].nbytes else []
             descriptors.write_full(self._descriptor(), offset, views)
 
+    def copy_from(self, source_fd: int, start: int, stop: int, source: str) -> None:
+        """Take over a run of bytes of another open file; it may share its blocks.
+
+        The run ends early where the other file does. `source` is for messages. Raises `DiskFull`,
+        `StorageError`; then any part of it may have been copied.
+        """
+        with storage_errors(f"copy {source} to", self.path, destination=True):
+            descriptors.copy_range(source_fd, self._descriptor(), start, min(stop, self._size_bytes))
+
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`, fewer only at the end of the file. Raises `StorageError`."""
         with storage_errors("read", self.path):

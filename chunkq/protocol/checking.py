@@ -1,0 +1,109 @@
+"""What a received file is found to be when it is compared with its manifest.
+
+A page is judged at once: if the digests of what is in the file make the page that the signed head
+names, all its chunks are right and the leaves are not even looked at. Otherwise the leaves say
+which chunks are wrong; where those are lost, the whole page is in doubt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from chunkq.protocol.bitmap import Bitmap
+from chunkq.protocol.geometry import Geometry, to_ranges
+from chunkq.protocol.limits import DIGEST_SIZE_BYTES
+from chunkq.protocol.manifest import Head, page_digest, verify_page
+
+#: In place of the digest of a chunk that could not be read: no content hashes to it.
+NO_DIGEST: Final = bytes(DIGEST_SIZE_BYTES)
+#: File systems keep times in steps: 2 s (FAT), or 100 ns (NTFS).
+_COARSE_NS: Final = 2_000_000_000
+_FINE_NS: Final = 100
+_SECOND_NS: Final = 1_000_000_000
+
+
+class Verdict(StrEnum):
+    """What a file is now.
+
+    `DAMAGED`: other bytes under the size and time it was received with, so nobody wrote to it.
+    `CHANGED`: somebody did, or put something else there. `UNREADABLE`: it could not be looked at.
+    `UNKNOWN`: it is there, and was not received.
+    """
+
+    OK = "ok"
+    DAMAGED = "damaged"
+    CHANGED = "changed"
+    MISSING = "missing"
+    UNREADABLE = "unreadable"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Instead:
+    """Why a file cannot be read: what its path is, and a sentence."""
+
+    verdict: Verdict
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """One file that was compared. `blake3`: what was received, in hexadecimal; empty if unknown.
+
+    `good`: which chunks match, None where only the file as a whole could be compared. `detail` is
+    a sentence for people, empty if all is well. `exact`: False where leaves are lost, so that all
+    of a page counts as wrong.
+    """
+
+    path: str
+    verdict: Verdict
+    source: str = ""
+    blake3: str = ""
+    detail: str = ""
+    good: Bitmap | None = None
+    geometry: Geometry | None = None
+    exact: bool = True
+
+    @property
+    def bad_chunks(self) -> list[tuple[int, int]]:
+        """Runs `(first, count)` of chunks that do not match."""
+        return [] if self.good is None else to_ranges(self.good.missing())
+
+    @property
+    def bad_bytes(self) -> list[tuple[int, int]]:
+        """The same as `(offset, length)` in bytes."""
+        if self.geometry is None:
+            return []
+        size, at = self.geometry.size_bytes, self.geometry.offset
+        return [
+            (at(first), min(at(first + count), size) - at(first))
+            for first, count in self.bad_chunks
+        ]
+
+
+def judge_page(head: Head, page: int, found: bytes, leaves: bytes | None, good: Bitmap) -> None:
+    """Mark in `good` the chunks of a page that are right; none without its leaves.
+
+    `found`: the digests of what is in the file, packed. `leaves`: as kept, None if they are lost.
+    Raises `Malformed` if the leaves are not those of the head.
+    """
+    chunks = head.geometry.page_chunks(page)
+    if page_digest(found) == head.page_digest(page):
+        good.fill(chunks.start, len(chunks))
+        return
+    if leaves is None:
+        return
+    verify_page(head, page, leaves)
+    size = DIGEST_SIZE_BYTES
+    for number, index in enumerate(chunks):
+        at = number * size
+        if found[at : at + size] == leaves[at : at + size]:
+            good.add(index)
+
+
+def same_time(now_ns: int, received_ns: int) -> bool:
+    """Whether a file's time is the one it was received with, as far as its file system keeps it."""
+    step = _COARSE_NS if now_ns % _SECOND_NS == 0 else _FINE_NS
+    return now_ns == received_ns or abs(now_ns - received_ns) < step and now_ns % _FINE_NS == 0
