@@ -17,6 +17,7 @@ from chunkq.api.origins import Origins
 from chunkq.api.source import Source, check_alike
 from chunkq.api.transfer import Transfer, Wanted
 from chunkq.api.trust import KeyNews, ProgramTrust, RegistryTrust
+from chunkq.api.verification import Mending, Verification
 from chunkq.compose import (
     Fetcher,
     OfferedShares,
@@ -32,6 +33,7 @@ from chunkq.compose import (
 )
 from chunkq.errors import BrokerUnreachable, ChunkqError, IdentityError, NotFound, UsageError
 from chunkq.ports import Identity, Log, Share
+from chunkq.protocol.checking import Checked
 from chunkq.protocol.identity import SiteKeys, decode_card, encode_card
 from chunkq.protocol.keyring import KeyRing
 from chunkq.protocol.messages import Entry
@@ -79,6 +81,7 @@ class Site:
         )
         self._fetcher = Fetcher(settings, identity, heed=self.trust.heed, log=log)
         self._transfers: WeakSet[Transfer] = WeakSet()
+        self._verifications: WeakSet[Verification] = WeakSet()
         self._log = log
 
     @classmethod
@@ -208,6 +211,42 @@ class Site:
         self._transfers.add(transfer)
         return transfer
 
+    def verify(
+        self,
+        *paths: str | os.PathLike[str],
+        repair: bool = False,
+        overwrite: bool = False,
+        patience_s: float | None = None,
+        anew: bool = False,
+        on_checked: Callable[[Checked], None] | None = None,
+    ) -> Verification:
+        """Begin to compare received files, and all below received directories, with what came.
+
+        `repair`: fetch what is damaged or missing, and only that; `overwrite`: also what was
+        changed on purpose. It goes on where an earlier one was stopped, unless `anew`.
+        `on_checked` hears of each file. Raises `NotFound` when awaited, if a path is not known.
+        """
+        patience = self.settings.requester.patience_s if patience_s is None else patience_s
+        mending = Mending(self._mend, overwrite=overwrite, patience_s=patience) if repair else None
+        verification = Verification(
+            self.settings.directories.state,
+            [os.fspath(path) for path in paths],
+            mending=mending,
+            anew=anew,
+            on_checked=on_checked,
+        )
+        self._verifications.add(verification)
+        return verification
+
+    def _mend(self, wanted: Wanted) -> Transfer:
+        """The transfer of one damaged file, from where it came and the mirrors of that."""
+        source = wanted.source
+        origins = Origins(self._fetcher, [(self._peer(source.peer), source)])
+        self._add_configured(origins, (source,))
+        transfer = Transfer(self._fetcher, origins, wanted)
+        self._transfers.add(transfer)
+        return transfer
+
     def _add_configured(self, origins: Origins, named: Sequence[Source]) -> None:
         """What the configuration says is the same, at peers that are not named."""
         peers = {source.peer for source in named}
@@ -224,9 +263,10 @@ class Site:
 
     async def _stop_transfers(self) -> None:
         """What is still under way when the site is left stops resumably."""
-        for transfer in tuple(self._transfers):
-            transfer.cancel()
-            await transfer.ended()
+        running: list[Transfer | Verification] = [*self._verifications, *self._transfers]
+        for each in running:
+            each.cancel()
+            await each.ended()
 
     async def list(self, source: str, *, patience_s: float | None = None) -> AsyncIterator[Entry]:
         """The entries of a directory of a peer's share, by name. Raises `NotFound`, ..."""

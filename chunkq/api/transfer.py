@@ -43,6 +43,7 @@ class Wanted:
     """What is to be fetched, where to, and how.
 
     `content_digest`: only this version. `mend`: what to begin with, of a file that is damaged.
+    `below`: the directory above the destination below which no link is followed.
     """
 
     source: Source
@@ -53,6 +54,7 @@ class Wanted:
     priority: PriorityWord = "normal"
     content_digest: bytes | None = None
     mend: Mend | None = None
+    below: Path | None = None
 
 
 class Transfer:
@@ -167,9 +169,10 @@ class Transfer:
         return result
 
     async def _run_file(self) -> Result:
-        with Destination.for_file(self.destination) as destination:
+        destination, parts = await asyncio.to_thread(self._place)
+        with destination:
             found = await self._fetch_one(
-                self._origins.places(), destination, (self.destination.name,), self.source.path
+                self._origins.places(), destination, parts, self.source.path
             )
         return Result(
             source=str(self.source),
@@ -183,6 +186,20 @@ class Transfer:
             origins=self._origins.came(),
             left=self._origins.left(),
         )
+
+    def _place(self) -> tuple[Destination, tuple[str, ...]]:
+        """Where the only file goes. Blocks."""
+        below = self._wanted.below
+        if below is None or below == self.destination.parent:
+            return Destination.for_file(self.destination), (self.destination.name,)
+        destination = Destination.for_tree(below)
+        try:
+            parts = self.destination.relative_to(below).parts
+            destination.make_dirs(parts[:-1])
+        except BaseException:
+            destination.close()
+            raise
+        return destination, parts
 
     async def _run_tree(self, peer: PeerLink) -> Result:
         with (

@@ -18,10 +18,6 @@ from chunkq.protocol.manifest import Head, page_digest, verify_page
 
 #: In place of the digest of a chunk that could not be read: no content hashes to it.
 NO_DIGEST: Final = bytes(DIGEST_SIZE_BYTES)
-#: File systems keep times in steps: 2 s (FAT), or 100 ns (NTFS).
-_COARSE_NS: Final = 2_000_000_000
-_FINE_NS: Final = 100
-_SECOND_NS: Final = 1_000_000_000
 
 
 class Verdict(StrEnum):
@@ -54,7 +50,7 @@ class Checked:
 
     `good`: which chunks match, None where only the file as a whole could be compared. `detail` is
     a sentence for people, empty if all is well. `exact`: False where leaves are lost, so that all
-    of a page counts as wrong.
+    of a page counts as wrong. `size_bytes`: of what was received.
     """
 
     path: str
@@ -65,6 +61,7 @@ class Checked:
     good: Bitmap | None = None
     geometry: Geometry | None = None
     exact: bool = True
+    size_bytes: int = 0
 
     @property
     def bad_chunks(self) -> list[tuple[int, int]]:
@@ -101,9 +98,3 @@ def judge_page(head: Head, page: int, found: bytes, leaves: bytes | None, good: 
         at = number * size
         if found[at : at + size] == leaves[at : at + size]:
             good.add(index)
-
-
-def same_time(now_ns: int, received_ns: int) -> bool:
-    """Whether a file's time is the one it was received with, as far as its file system keeps it."""
-    step = _COARSE_NS if now_ns % _SECOND_NS == 0 else _FINE_NS
-    return now_ns == received_ns or abs(now_ns - received_ns) < step and now_ns % _FINE_NS == 0

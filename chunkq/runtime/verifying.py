@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -9,13 +10,15 @@ from typing import Final, Protocol
 from chunkq.errors import Stopped, StorageError
 from chunkq.ports import FileIdentity, FileNow, KeptManifest, Mark, Marks, Received
 from chunkq.protocol.bitmap import Bitmap
-from chunkq.protocol.checking import Checked, Instead, Verdict, judge_page, same_time
+from chunkq.protocol.checking import Checked, Instead, Verdict, judge_page
 from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.manifest import Head, is_zero_page
 
 #: How far a file is, is noted so often: a second on a fast disk, some seconds on a slow one.
 MARK_BYTES: Final = 512 * MIB
+#: What other bytes under the same size and time mean.
+DAMAGE: Final = "it is damaged: nobody wrote to it (same size, same time), and its bytes are others"
 
 
 class Opener(Protocol):
@@ -93,7 +96,9 @@ class Verifying:
         try:
             return self._compare(entry, now)
         except StorageError as error:
-            return _checked(entry, Verdict.UNREADABLE, error.message)
+            lost = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EIO
+            verdict = Verdict.DAMAGED if lost else Verdict.UNREADABLE
+            return _checked(entry, verdict, error.message)
         finally:
             now.close()
 
@@ -140,9 +145,7 @@ class Verifying:
                 self._marks.note(mark)
         return _under_way(mark, good, geometry.page_count, exact)
 
-    def _page(
-        self, head: Head, kept: KeptManifest, now: FileNow, page: int, good: Bitmap
-    ) -> bool:
+    def _page(self, head: Head, kept: KeptManifest, now: FileNow, page: int, good: Bitmap) -> bool:
         """Compare one page; False if it is wrong and its leaves are lost."""
         geometry = head.geometry
         chunks = geometry.page_chunks(page)
@@ -202,22 +205,15 @@ def _judged(mark: Mark, entry: Received, *, whole: bool) -> Mark:
 def judge(entry: Received, now: FileIdentity) -> tuple[Verdict, str]:
     """What it means that a file is not as received: somebody wrote to it, or nobody did."""
     if now.size_bytes != entry.size_bytes:
-        return (
-            Verdict.CHANGED,
-            f"it was changed after it was received: {now.size_bytes} bytes,"
-            f" were {entry.size_bytes}",
-        )
+        sizes = f"{now.size_bytes} bytes, were {entry.size_bytes}"
+        return Verdict.CHANGED, f"it was changed after it was received: {sizes}"
     if entry.mtime_ns is None:
         changed = now.mtime_ns // 1_000_000 > entry.at_ms
     else:
-        changed = not same_time(now.mtime_ns, entry.mtime_ns)
+        changed = now.mtime_ns != entry.mtime_ns
     if changed:
         return Verdict.CHANGED, "it was changed after it was received: its time is another"
-    return (
-        Verdict.DAMAGED,
-        "nobody wrote to it (same size, same time), and its bytes are others: the disk or the"
-        " memory has altered them",
-    )
+    return Verdict.DAMAGED, DAMAGE
 
 
 def _checked(
@@ -236,4 +232,5 @@ def _checked(
         good=None if mark is None else mark.good,
         geometry=geometry,
         exact=mark is None or mark.exact,
+        size_bytes=entry.size_bytes,
     )

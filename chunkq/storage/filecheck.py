@@ -1,4 +1,4 @@
-"""Received files as they are now: opened without following links, read in order, holes stepped over.
+"""Received files as they are now: opened without following links, holes stepped over.
 
 A path is a root, which is the user's own word and may lead through links, and the names below it,
 none of which may: a link that was put in a file's place is told, not followed.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -141,12 +141,8 @@ class Tree:
 
     def _open(self, parts: tuple[str, ...]) -> int:
         *directories, name = parts
-        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        fd = self._open_parent(directories)
         try:
-            for directory in directories:
-                below = os.open(directory, _DIRECTORY_FLAGS, dir_fd=fd)
-                os.close(fd)
-                fd = below
             # A look before opening: to open a device can have effects of its own.
             status = lstat_at(fd, name)
             if status is not None and kind_of(status) is Kind.SPECIAL:
@@ -154,6 +150,18 @@ class Tree:
             return os.open(name, _FILE_FLAGS, dir_fd=fd)
         finally:
             os.close(fd)
+
+    def _open_parent(self, directories: Sequence[str]) -> int:
+        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for directory in directories:
+                below = os.open(directory, _DIRECTORY_FLAGS, dir_fd=fd)
+                os.close(fd)
+                fd = below
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def _in_the_way(self, parts: tuple[str, ...]) -> str:
         path = self.root
@@ -176,3 +184,17 @@ class Tree:
                 path = os.path.join(where, name)
                 if path not in known:
                     yield path
+
+    def status(self, path: str) -> os.stat_result | None:
+        """lstat of that path, no link followed on the way; None if it is not to be had."""
+        parts = os.path.relpath(path, self.root).split(os.sep)
+        try:
+            fd = self._open_parent(parts[:-1])
+        except OSError:
+            return None
+        try:
+            return lstat_at(fd, parts[-1])
+        except OSError:
+            return None
+        finally:
+            os.close(fd)

@@ -123,7 +123,7 @@ class KeptManifests:
             self.prune()
 
     def load(self, path: str, root: bytes) -> Kept | None:
-        """The manifest of that path, if it is of that version; None also if what is kept does not hold."""
+        """The manifest of that path and version; None also if what is kept does not hold."""
         whole = os.path.join(self.path, _stem(path) + _SUFFIX)
         with storage_errors("open", whole):
             try:
@@ -210,4 +210,3 @@ def _parse(fd: int, root: bytes) -> tuple[ManifestReply, Head] | None:
 def _stem(path: str) -> str:
     encoded = os.fsencode(os.path.abspath(path))
     return blake3(encoded, derive_key_context=_PATH_CONTEXT).hexdigest(_NAME_BYTES)
-

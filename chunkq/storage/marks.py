@@ -164,7 +164,7 @@ def _mark(fields: dict[str, object]) -> Mark | None:
             path=str(fields["path"]),
             identity=_identity(fields["identity"]),
             version=str(fields["version"]),
-            verdict=None if verdict is None else Verdict(verdict),
+            verdict=None if verdict is None else Verdict(str(verdict)),
             detail=str(fields["detail"]),
             good=None if good is None else _bitmap(good),
             next_page=int(str(fields["next_page"])),

@@ -43,7 +43,8 @@ class Mend:
     `content_digest`: the version wanted. `identity`: the file that is there and may be replaced;
     None: nothing may. With `manifest` (the body of the manifest reply), its `root`, `geometry` and
     `good` chunks, these are taken over; without, every chunk of the file is compared with the
-    leaves as they come; with `doubt`, every one that is not among the good ones.
+    leaves as they come; with `doubt`, every one that is not among the good ones. Without `seed`
+    nothing is taken over.
     """
 
     content_digest: bytes
@@ -53,6 +54,7 @@ class Mend:
     geometry: Geometry | None = None
     good: Bitmap | None = None
     doubt: bool = False
+    seed: bool = True
 
 
 class MendingFile(StagedFile):
@@ -89,7 +91,7 @@ def open_mending(
     try:
         if staging.header is None:
             staging.begin(header)
-        if mend.identity is not None and not _under_way(staging):
+        if mend.seed and not _under_way(staging):
             _seed(staging, destination, parts, mend)
         return MendingFile(staging, destination, parts, mend)
     except BaseException:

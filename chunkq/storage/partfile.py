@@ -176,7 +176,8 @@ class PartFile:
         `StorageError`; then any part of it may have been copied.
         """
         with storage_errors(f"copy {source} to", self.path, destination=True):
-            descriptors.copy_range(source_fd, self._descriptor(), start, min(stop, self._size_bytes))
+            stop = min(stop, self._size_bytes)
+            descriptors.copy_range(source_fd, self._descriptor(), start, stop)
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes at `offset`, fewer only at the end of the file. Raises `StorageError`."""
