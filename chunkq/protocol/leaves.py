@@ -7,7 +7,14 @@ from typing import Final
 
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.limits import DIGEST_SIZE_BYTES
-from chunkq.protocol.manifest import Head, is_zero_page, page_digest, verify_page, zero_leaf
+from chunkq.protocol.manifest import (
+    Head,
+    is_zero_page,
+    page_digest,
+    verify_page,
+    zero_leaf,
+    zero_leaves,
+)
 
 #: Pages kept or asked for at once: 32 x 16 KiB, 4 GiB of file at the default chunk size.
 MAX_PAGES: Final = 32
@@ -58,8 +65,7 @@ class Leaves:
         Pages of nothing but holes, and the one of a single chunk, whose leaf is the content digest.
         """
         if is_zero_page(self._head, page):
-            chunks = self._geometry.page_chunks(page)
-            self._pages[page] = b"".join(zero_leaf(self._geometry, index) for index in chunks)
+            self._pages[page] = zero_leaves(self._geometry, page)
         elif self._geometry.chunk_count == 1 and self._single_leaf_holds:
             self._pages[page] = self._head.content_digest
         return page in self._pages

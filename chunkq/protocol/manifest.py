@@ -157,6 +157,11 @@ def zero_leaf(geometry: Geometry, index: int) -> bytes:
     return zero_digest(geometry.length(index))
 
 
+def zero_leaves(geometry: Geometry, page: int) -> bytes:
+    """The leaves of page `page` if all its chunks are zeros, packed. Raises `IndexError`."""
+    return b"".join(zero_leaf(geometry, index) for index in geometry.page_chunks(page))
+
+
 def zero_page_digest(geometry: Geometry, page: int) -> bytes:
     """The digest of page `page` if all its chunks are zeros. Raises `IndexError`."""
     chunks = geometry.page_chunks(page)

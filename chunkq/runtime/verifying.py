@@ -13,7 +13,7 @@ from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.checking import Checked, Instead, Verdict, judge_page
 from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.limits import MIB
-from chunkq.protocol.manifest import Head, is_zero_page
+from chunkq.protocol.manifest import Head, is_zero_page, zero_leaves
 
 #: How far a file is, is noted so often: a second on a fast disk, some seconds on a slow one.
 MARK_BYTES: Final = 512 * MIB
@@ -149,7 +149,8 @@ class Verifying:
         """Compare one page; False if it is wrong and its leaves are lost."""
         geometry = head.geometry
         chunks = geometry.page_chunks(page)
-        if is_zero_page(head, page) and now.in_hole(geometry, page):
+        is_zero = is_zero_page(head, page)
+        if is_zero and now.in_hole(geometry, page):
             good.fill(chunks.start, len(chunks))
             self.on_read(_page_bytes(geometry, range(page, page + 1)))
             return True
@@ -158,7 +159,8 @@ class Verifying:
         judge_page(head, page, found, None, good)
         if good.present - before == len(chunks):
             return True
-        leaves = kept.page(page)
+        # A page of holes is told by the head, so it was never sent.
+        leaves = zero_leaves(geometry, page) if is_zero else kept.page(page)
         judge_page(head, page, found, leaves, good)
         return leaves is not None
 
