@@ -13,6 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.checking import Verdict
+from chunkq.protocol.fileidentity import FileIdentity as FileIdentity  # noqa: PLC0414 as below
 from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.keyring import KeyRing
 from chunkq.protocol.manifest import Head
@@ -167,17 +168,6 @@ class Transport(Protocol):
 
 
 # ---------------------------------------------------------------- origin's files
-
-
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
-    """What tells one version of a file from another without reading it."""
-
-    device: int
-    inode: int
-    size_bytes: int
-    mtime_ns: int
-    ctime_ns: int
 
 
 class SourceFile(Protocol):

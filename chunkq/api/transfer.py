@@ -169,7 +169,7 @@ class Transfer:
         return result
 
     async def _run_file(self) -> Result:
-        destination, parts = await asyncio.to_thread(self._place)
+        destination, parts = self._place()
         with destination:
             found = await self._fetch_one(
                 self._origins.places(), destination, parts, self.source.path
@@ -188,7 +188,7 @@ class Transfer:
         )
 
     def _place(self) -> tuple[Destination, tuple[str, ...]]:
-        """Where the only file goes. Blocks."""
+        """Where the only file goes."""
         below = self._wanted.below
         if below is None or below == self.destination.parent:
             return Destination.for_file(self.destination), (self.destination.name,)

@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,10 +17,12 @@ from chunkq.api.transfer import PROGRESS_S, Transfer, Wanted
 from chunkq.errors import (
     BrokerRefused,
     ChunkqError,
+    DestinationExists,
     IdentityError,
     NotFound,
     OtherVersion,
     PeerDistrusted,
+    StorageError,
     Unreachable,
 )
 from chunkq.ports import FileNow, KeptManifest, Received
@@ -164,7 +167,8 @@ class Verification:
             await self._repair_all(self._mending)
         repaired = {checked.path for checked in self._outcome.repaired}
         wrong = tuple(each for path, each in self._found.items() if path not in repaired)
-        await asyncio.to_thread(self._marks.finish if wrong else self._marks.remove)
+        with suppress(StorageError):
+            await asyncio.to_thread(self._marks.finish if wrong else self._marks.remove)
         return Verified(
             files=self._files,
             bytes_total=self.standing.bytes_total,
@@ -181,10 +185,11 @@ class Verification:
         """Compare all; returns what is there and was not received. Blocks."""
         for path in self._paths:
             self._places += self._look(path)
-        if self._anew:
-            self._marks.remove()
-        else:
-            self._marks.load(finished_too=self._mending is not None)
+        with suppress(StorageError):  # without them all is compared
+            if self._anew:
+                self._marks.remove()
+            else:
+                self._marks.load(finished_too=self._mending is not None)
         expected = {path: each for place in self._places for path, each in place.expected.items()}
         self._files = len(expected)
         self._verifying.run(expected[path] for path in sorted(expected))
@@ -294,9 +299,16 @@ class Verification:
 
     def _mend(self, checked: Checked, entry: Received, place: _Place) -> Mend:
         status = place.tree.status(entry.path)
+        identity = None if status is None else identity_of(status)
+        seen = checked.identity
+        if seen is not None and identity is not None and not seen.same_content(identity):
+            raise DestinationExists(
+                f"{entry.path} was changed since it was compared; it was left as it is",
+                hint="run the same command again",
+            )
         mend = Mend(
             content_digest=bytes.fromhex(entry.blake3),
-            identity=None if status is None else identity_of(status),
+            identity=None if checked.verdict is Verdict.MISSING else identity,
             seed=False,
         )
         if status is None or kind_of(status) is not Kind.FILE:

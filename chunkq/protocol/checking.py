@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final
 
 from chunkq.protocol.bitmap import Bitmap
+from chunkq.protocol.fileidentity import FileIdentity
 from chunkq.protocol.geometry import Geometry, to_ranges
 from chunkq.protocol.limits import DIGEST_SIZE_BYTES
 from chunkq.protocol.manifest import Head, page_digest, verify_page
@@ -50,7 +51,8 @@ class Checked:
 
     `good`: which chunks match, None where only the file as a whole could be compared. `detail` is
     a sentence for people, empty if all is well. `exact`: False where leaves are lost, so that all
-    of a page counts as wrong. `size_bytes`: of what was received.
+    of a page counts as wrong. `size_bytes`: of what was received. `identity`: the file
+    that was compared, None if there was none to read.
     """
 
     path: str
@@ -62,6 +64,7 @@ class Checked:
     geometry: Geometry | None = None
     exact: bool = True
     size_bytes: int = 0
+    identity: FileIdentity | None = None
 
     @property
     def bad_chunks(self) -> list[tuple[int, int]]:

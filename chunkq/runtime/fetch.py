@@ -351,8 +351,8 @@ class FileFetch:
             case ReplyKind.MANIFEST:
                 self._on_manifest(asked, cbor.decode(ManifestReply, body))
             case ReplyKind.PAGE if asked.version == self._transfer.version:
-                head, page = self._transfer.head, raw.header.index
-                self._steps.spawn(self._in_thread(lambda: self._recorder.page(head, page, body)))
+                if note := self._recorder.page(self._transfer.head, raw.header.index, body):
+                    self._steps.spawn(self._in_thread(note))
                 self._feed(ev.PageCame(asked.token, raw.header.index, body, lane))
             case ReplyKind.REFUSAL:
                 refusal = cbor.decode(Refusal, body)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from chunkq.errors import BadSignature
@@ -25,10 +25,12 @@ class Recorder:
         """Of each origin, those that count now: its keys may change while the file comes."""
         return [place.peer.ref.cards for place in self._places]
 
-    def page(self, head: Head | None, page: int, leaves: bytes) -> None:
-        """A page came; unchecked. Blocks."""
-        if self._record is not None and head is not None:
-            self._record.page(head, page, leaves)
+    def page(self, head: Head | None, page: int, leaves: bytes) -> Callable[[], None] | None:
+        """A page came, unchecked; what notes it down, on a thread."""
+        record = self._record
+        if record is None or head is None:
+            return None
+        return lambda: record.page(head, page, leaves)
 
     def published(self, head: Head, manifest: ManifestReply | None) -> None:
         """The file is at its place, and its staging still there. Blocks. Raises `StorageError`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -83,7 +84,8 @@ class Verifying:
                 self.standing.files_done += 1
                 self.standing.bytes_done = ended_bytes
         finally:
-            self._marks.flush()
+            with suppress(StorageError):
+                self._marks.flush()
 
     def _check_stopped(self) -> None:
         if self._stopped:
@@ -98,7 +100,8 @@ class Verifying:
         except StorageError as error:
             lost = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EIO
             verdict = Verdict.DAMAGED if lost else Verdict.UNREADABLE
-            return _checked(entry, verdict, error.message)
+            unknown = Mark(path=entry.path, identity=now.identity, version="")
+            return _checked(entry, verdict, error.message, unknown)
         finally:
             now.close()
 
@@ -121,7 +124,7 @@ class Verifying:
         if now.changed:  # not noted: it is read again next time
             detail = "it was written to while it was read"
             return _checked(entry, Verdict.CHANGED, detail, mark, geometry)
-        self._marks.note(mark)
+        self._keep(mark)
         assert mark.verdict is not None
         return _checked(entry, mark.verdict, mark.detail, mark, geometry)
 
@@ -142,8 +145,12 @@ class Verifying:
             if unnoted >= MARK_BYTES:
                 unnoted = 0
                 mark = _under_way(mark, good, page + 1, exact)
-                self._marks.note(mark)
+                self._keep(mark)
         return _under_way(mark, good, geometry.page_count, exact)
+
+    def _keep(self, mark: Mark) -> None:
+        with suppress(StorageError):  # what cannot be noted is compared again by the next run
+            self._marks.note(mark)
 
     def _page(self, head: Head, kept: KeptManifest, now: FileNow, page: int, good: Bitmap) -> bool:
         """Compare one page; False if it is wrong and its leaves are lost."""
@@ -235,4 +242,5 @@ def _checked(
         geometry=geometry,
         exact=mark is None or mark.exact,
         size_bytes=entry.size_bytes,
+        identity=None if mark is None else mark.identity,
     )

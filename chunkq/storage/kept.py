@@ -133,7 +133,8 @@ class KeptManifests:
         try:
             with storage_errors("read", whole):
                 found = _parse(fd, root)
-                if found is not None:
+            if found is not None:
+                with suppress(OSError):
                     os.utime(fd)  # used now: pruned later
         except BaseException:
             os.close(fd)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from chunkq.errors import DestinationExists, StateInvalid, StorageError
+from chunkq.errors import DestinationExists, DiskFull, StateInvalid, StorageError
 from chunkq.ports import FileIdentity, TransferState
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.geometry import Geometry, to_ranges
@@ -70,8 +70,8 @@ class MendingFile(StagedFile):
         """As the staging of any file, if what is to be replaced is still what was verified."""
         status = self.destination.status(self.parts)
         if status is not None and not self.part.same_as(status):
-            found, wanted = identity_of(status), self._mend.identity
-            if wanted is None or _content_of(found) != _content_of(wanted):
+            wanted = self._mend.identity
+            if wanted is None or not wanted.same_content(identity_of(status)):
                 raise DestinationExists(
                     f"{self.destination.path_of(self.parts)} was changed while it was repaired;"
                     " it was left as it is",
@@ -92,7 +92,11 @@ def open_mending(
         if staging.header is None:
             staging.begin(header)
         if mend.seed and not _under_way(staging):
-            _seed(staging, destination, parts, mend)
+            try:
+                _seed(staging, destination, parts, mend)
+            except DiskFull:  # what there is of it is worth nothing, and takes the room
+                staging.remove()
+                raise
         return MendingFile(staging, destination, parts, mend)
     except BaseException:
         staging.close()
@@ -189,8 +193,3 @@ def _copy_run(fd: int, staging: Staging, start: int, stop: int, path: str) -> No
         extents = list(descriptors.data_extents(fd, start, stop))
     for begin, end in extents:
         staging.part.copy_from(fd, begin, end, path)
-
-
-def _content_of(identity: FileIdentity) -> tuple[int, int, int, int]:
-    """What changes when somebody writes to a file or puts another there; not its permissions."""
-    return identity.device, identity.inode, identity.size_bytes, identity.mtime_ns

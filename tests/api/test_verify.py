@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from chunkq.errors import NotFound, OtherVersion, PeerSilent
-from chunkq.protocol.checking import Verdict
+from chunkq.errors import DestinationExists, NotFound, OtherVersion, PeerSilent, StorageError
+from chunkq.protocol.checking import Checked, Verdict
+from chunkq.storage.staging import Staging
 from tests.api.verifying import CHUNK, World, only, rot, unnoticed, verdicts, world
 
 #: Thirteen chunks, the last of them short.
@@ -324,5 +326,57 @@ async def test_a_file_that_is_already_there_is_known_too(here: World) -> None:
     path = await here.get("big", content)
     await here.south.fetch("north:files/big", path, patience_s=20)
     rot(path, CHUNK)
+
+    assert [(1, 1)] == only(await here.verify(path)).bad_chunks
+
+
+async def test_a_file_that_is_changed_between_comparing_and_repairing(here: World) -> None:
+    """What somebody writes meanwhile is not replaced without consent."""
+    path = await here.get("big", os.urandom(SIZE))
+    rot(path, 0)
+
+    def write(_: Checked) -> None:
+        path.write_bytes(b"mine")
+
+    found = await here.verify(path, repair=True, on_checked=write)
+
+    assert [DestinationExists] == [type(error) for _, error in found.failures]
+    assert b"mine" == path.read_bytes()
+
+
+async def test_received_is_noted_before_the_transfer_is_forgotten(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ends between the two leaves a file that is known, and staging that tells the rest."""
+    here.offer("big", os.urandom(SIZE))
+    path = here.inbox / "big"
+
+    def fails(self: Staging) -> None:
+        raise StorageError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Staging, "remove", fails)
+        with pytest.raises(StorageError):
+            await here.south.fetch("north:files/big", path, patience_s=20)
+
+    assert () == (await here.verify(path)).wrong
+    await here.south.fetch("north:files/big", path, patience_s=20)
+    assert ["big"] == os.listdir(here.inbox)
+    rot(path, CHUNK)
+    assert [(1, 1)] == only(await here.verify(path)).bad_chunks
+
+
+async def test_the_state_directory_is_read_only(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then nothing is taken up later; the comparison itself is as good."""
+    path = await here.get("big", os.urandom(SIZE))
+    rot(path, CHUNK)
+
+    def denied(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for call in ("makedirs", "utime", "unlink"):
+        monkeypatch.setattr(os, call, denied)
 
     assert [(1, 1)] == only(await here.verify(path)).bad_chunks

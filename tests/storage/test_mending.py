@@ -235,3 +235,4 @@ def test_no_room(small_disk: Path) -> None:
         begin(place, a_mend(wanted, final))
 
     assert wanted.content == final.read_bytes()
+    assert [final] == list(small_disk.iterdir())
