@@ -11,6 +11,16 @@ from chunkq.api.site import Site
 from chunkq.api.source import Source
 from chunkq.api.transfer import Transfer
 from chunkq.api.trust import KeyNews
+from chunkq.api.verification import Verification, Verified, forget
 from chunkq.protocol.keyring import KeyRing
 
-__all__ = ["KeyNews", "KeyRing", "Site", "Source", "Transfer"]
+__all__ = [
+    "KeyNews",
+    "KeyRing",
+    "Site",
+    "Source",
+    "Transfer",
+    "Verification",
+    "Verified",
+    "forget",
+]
