@@ -380,3 +380,23 @@ async def test_the_state_directory_is_read_only(
         monkeypatch.setattr(os, call, denied)
 
     assert [(1, 1)] == only(await here.verify(path)).bad_chunks
+
+
+async def test_a_tree_of_a_thousand_small_files(here: World) -> None:
+    """No manifest is kept for any; each is compared, and what is wrong comes several at once."""
+    files = {f"{n % 7}/{n}": b"%d" % n for n in range(1000)}
+    tree = await here.get_tree(files)
+    for number in range(0, 1000, 100):
+        rot(tree / str(number % 7) / str(number), 0)
+        (tree / str((number + 1) % 7) / str(number + 1)).unlink()
+
+    seen = await here.verify(tree)
+    found = await here.repair(tree)
+
+    assert {Verdict.OK: 980, Verdict.DAMAGED: 10, Verdict.MISSING: 10} == seen.counts
+    assert (20, (), 990) == (len(found.repaired), found.wrong, found.resumed)
+    assert 20 == sum(here.sent)
+    assert not (here.state / "kept").exists()
+    assert [] == sorted(tree.rglob(".chunkq"))
+    for name, content in files.items():
+        assert content == (tree / name).read_bytes()

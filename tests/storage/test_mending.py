@@ -215,6 +215,35 @@ def test_published_twice(place: Destination, wanted: Signed, final: Path) -> Non
     mending.remove()
 
 
+def test_published_whatever_step_it_is_killed_at(
+    place: Destination, wanted: Signed, final: Path
+) -> None:
+    """The damaged file or the whole one is there at any time, and the next run ends it."""
+    mend = a_mend(wanted, final)
+
+    def run() -> None:
+        mending = begin(place, mend)
+        for index in BAD:
+            at = index * CHUNK
+            mending.part.write(at, [wanted.content[at : at + wanted.head.geometry.length(index)]])
+        mending.publish(mode=0o640, mtime_ns=1, overwrite=True)
+        mending.remove()
+
+    def reset() -> None:
+        nonlocal mend
+        final.unlink()
+        final.write_bytes(damaged(wanted))
+        mend = a_mend(wanted, final)
+
+    def check(step: int) -> None:
+        assert final.read_bytes() in (damaged(wanted), wanted.content), step
+        run()
+        assert wanted.content == final.read_bytes()
+        assert [final] == list(final.parent.iterdir())
+
+    assert killed_at_every_step(run, check, reset) > 20
+
+
 def test_a_missing_file_replaces_nothing(place: Destination, wanted: Signed, final: Path) -> None:
     """What has appeared in its place meanwhile stays."""
     mend = replace(a_mend(wanted, final), identity=None, seed=False)
