@@ -36,7 +36,7 @@ from chunkq.runtime.peer import Asked, PeerLink
 from chunkq.runtime.progress import FetchProgress, FetchResult
 from chunkq.runtime.readback import ReadBack
 from chunkq.runtime.recording import Recorder
-from chunkq.runtime.resuming import look, make_room, read_manifest
+from chunkq.runtime.resuming import look, make_room, read_manifest, was_published
 from chunkq.runtime.tally import Tally
 from chunkq.runtime.tasks import Tasks
 from chunkq.runtime.telling import hear
@@ -103,7 +103,8 @@ class FileFetch:
         self._staging = await self._in_thread(self._open_staging)
         self._committer = Committer(self._staging, self._in_thread, self._log)
         try:
-            if await self._in_thread(self._staging.published):
+            cards = self._recorder.cards
+            if await self._in_thread(lambda: was_published(self._staging, cards)):
                 return await self._finish_published()
             await self._begin()
             await self._watch()

@@ -53,6 +53,26 @@ def make_room(part: PartFile, head: Head) -> None:
         part.allocate(head.geometry, None)
 
 
+def was_published(staging: Staging, origins: Sequence[Sequence[SiteCard]]) -> bool:
+    """Whether an earlier run published the file, and ended before all of staging was removed.
+
+    The part file goes first of what tells of it; then the file at the final path has to be read.
+    Blocks. Raises `StorageError`.
+    """
+    if staging.published():
+        return True
+    try:
+        state = staging.state.load()
+        if state is None or state.phase < Phase.PUBLISHING:
+            return False
+        _, head, _ = read_manifest(staging.load_manifest() or b"", origins)
+    except (PacketError, StateInvalid):
+        return False
+    if head.root != state.root or staging.part.matches(head.geometry):
+        return False
+    return staging.destination_digest() == head.content_digest
+
+
 def look(staging: Staging, origins: Sequence[Sequence[SiteCard]], log: Log) -> Found:
     """Read the state file and the manifest beside it. Blocks. Raises `StorageError`."""
     kept = staging.load_manifest()

@@ -16,6 +16,7 @@ from chunkq.api.verification import Verified
 from chunkq.protocol.checking import Checked, Verdict
 
 KIB = 1 << 10
+MIB = 1 << 20
 CHUNK = 256 * KIB
 
 
@@ -63,7 +64,9 @@ class World:
 
 
 @asynccontextmanager
-async def world(root: Path, *, serving: bool = True) -> AsyncIterator[World]:
+async def world(
+    root: Path, *, serving: bool = True, commit_size_bytes: int = 64 * MIB
+) -> AsyncIterator[World]:
     """Both sites; north serves if wanted. State that is there is taken up."""
     for name in ("spool", "files", "inbox"):
         (root / name).mkdir(exist_ok=True)
@@ -75,8 +78,8 @@ async def world(root: Path, *, serving: bool = True) -> AsyncIterator[World]:
             sent.append(int(str(fields["count"])))
 
     async with (
-        _site(root, "north", cards["north"], log) as north,
-        _site(root, "south", cards["south"], log) as south,
+        _site(root, "north", cards["north"], log, commit_size_bytes) as north,
+        _site(root, "south", cards["south"], log, commit_size_bytes) as south,
     ):
         cards["north"]["south"], cards["south"]["north"] = south.card, north.card
         made = World(root, root / "files", root / "inbox", south, cards["south"], sent)
@@ -89,11 +92,12 @@ async def _nobody() -> AsyncIterator[None]:
     yield
 
 
-def _site(root: Path, name: str, cards: dict[str, str], log: Any) -> Any:
+def _site(root: Path, name: str, cards: dict[str, str], log: Any, commit_size_bytes: int) -> Any:
     settings = chunkq.Settings(
         name=name,
         directories={"config": root / name / "config", "state": root / name / "state"},
         links={"default": {"url": f"spool://{root}/spool"}},
+        requester={"commit_size": commit_size_bytes},
     )
     secret = root / f"{name}.secret"
     if not secret.exists():
