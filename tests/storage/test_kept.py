@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
-from chunkq.errors import Malformed
+from chunkq.errors import Malformed, StorageError
 from chunkq.protocol import cbor
 from chunkq.storage.kept import KeptManifests
-from tests.storage.crashes import killed_at_every_step
+from tests.storage.crashes import FailingCall, killed_at_every_step
 from tests.storage.manifests import KEYS, PAGE, Signed, signed
 
 #: Two pages: 512 chunks, and three.
@@ -150,6 +151,18 @@ def test_killed_at_every_step(tmp_path: Path) -> None:
         assert [OTHER.page(0), OTHER.page(1)] == [found.page(0), found.page(1)]
 
     assert killed_at_every_step(lambda: keep(store, "/f", OTHER), check, reset) >= 5
+
+
+def test_not_kept_before_it_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that does not take it: the version before is still the one that is kept."""
+    store = KeptManifests(tmp_path)
+    keep(store, "/f", TWO_PAGES)
+    with monkeypatch.context() as patch:
+        FailingCall(patch, "fsync", errno.EIO)
+        with pytest.raises(StorageError):
+            keep(store, "/f", OTHER)
+
+    assert store.load("/f", TWO_PAGES.head.root) is not None
 
 
 def test_forgotten(tmp_path: Path) -> None:

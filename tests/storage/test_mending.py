@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from chunkq.errors import DestinationExists, DiskFull, StorageError
+from chunkq.errors import DestinationExists, DiskFull, StorageError, SyncFailed
 from chunkq.protocol import cbor
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.transfer_events import Phase
@@ -20,6 +20,7 @@ from chunkq.storage import descriptors
 from chunkq.storage.destination import Destination
 from chunkq.storage.kinds import identity_of
 from chunkq.storage.mending import Mend, MendingFile, open_mending
+from chunkq.storage.staging import Staging
 from tests.storage.crashes import CHANGES, FailingCall, killed_at_every_step
 from tests.storage.manifests import Signed, signed
 from tests.storage.samples import CHUNK, TRANSFER_ID, a_header
@@ -85,6 +86,19 @@ def test_what_is_good_is_taken_over(place: Destination, wanted: Signed, final: P
         )
     assert damaged(wanted) == final.read_bytes()
     mending.close()
+
+
+def test_nothing_is_told_of_what_is_not_durable(
+    place: Destination, wanted: Signed, final: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The copy cannot be synced: no bitmap says that it is there."""
+    with monkeypatch.context() as patch:
+        FailingCall(patch, "fdatasync", errno.EIO)
+        with pytest.raises(SyncFailed):
+            begin(place, a_mend(wanted, final))
+
+    with closing(Staging(place, TRANSFER_ID)) as staging:
+        assert staging.state.load() is None
 
 
 def test_where_the_kernel_cannot_copy(
@@ -223,10 +237,11 @@ def test_published_whatever_step_it_is_killed_at(
 
     def run() -> None:
         mending = begin(place, mend)
-        for index in BAD:
-            at = index * CHUNK
-            mending.part.write(at, [wanted.content[at : at + wanted.head.geometry.length(index)]])
-        mending.publish(mode=0o640, mtime_ns=1, overwrite=True)
+        if mending.part.matches(wanted.head.geometry):  # else it was published and taken away
+            for index in BAD:
+                at, length = index * CHUNK, wanted.head.geometry.length(index)
+                mending.part.write(at, [wanted.content[at : at + length]])
+            mending.publish(mode=0o640, mtime_ns=1, overwrite=True)
         mending.remove()
 
     def reset() -> None:
@@ -236,7 +251,9 @@ def test_published_whatever_step_it_is_killed_at(
         mend = a_mend(wanted, final)
 
     def check(step: int) -> None:
+        nonlocal mend
         assert final.read_bytes() in (damaged(wanted), wanted.content), step
+        mend = a_mend(wanted, final)  # the next run compares it first
         run()
         assert wanted.content == final.read_bytes()
         assert [final] == list(final.parent.iterdir())
