@@ -12,12 +12,10 @@ from enum import Enum, auto
 from typing import Literal, Protocol, runtime_checkable
 
 from chunkq.protocol.bitmap import Bitmap
-from chunkq.protocol.checking import Verdict
 from chunkq.protocol.fileidentity import FileIdentity as FileIdentity  # noqa: PLC0414 as below
 from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.keyring import KeyRing
-from chunkq.protocol.manifest import Head
-from chunkq.protocol.messages import Entry, ManifestReply, RefusalReason
+from chunkq.protocol.messages import Entry, RefusalReason
 from chunkq.protocol.packet import RequestId
 from chunkq.protocol.peering import Heard as Heard  # noqa: PLC0414 told to who imports ports
 from chunkq.protocol.peering import News as News  # noqa: PLC0414 told to who imports ports
@@ -389,106 +387,6 @@ class Staging(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
-    """A published file. `path` is absolute; `blake3` is the content digest in hexadecimal.
-
-    `mtime_ns`: the time it had then, None if that was not noted. `root`: the version's name in
-    hexadecimal where its manifest is kept, else empty.
-    """
-
-    path: str
-    source: str
-    size_bytes: int
-    blake3: str
-    at_ms: int
-    mtime_ns: int | None = None
-    root: str = ""
-
-
-class Record(Protocol):
-    """What is noted of a file that is received. Calls block."""
-
-    def page(self, head: Head, page: int, leaves: bytes) -> None:
-        """A page of leaves came; unchecked."""
-        ...
-
-    def published(self, head: Head, manifest: ManifestReply, signer: bytes) -> None:
-        """The file is at its place, durably, and its staging still there.
-
-        May be told again after a crash. Raises `StorageError`.
-        """
-        ...
-
-
-# ---------------------------------------------------------------- what was received, later
-
-
-class FileNow(Protocol):
-    """A received file as it is now, open. Calls block. All raise `StorageError`."""
-
-    identity: FileIdentity
-
-    @property
-    def changed(self) -> bool:
-        """Whether it was written to since it was opened."""
-        ...
-
-    def page(self, geometry: Geometry, page: int) -> bytes:
-        """The digests of the chunks of a page as they are in the file, packed."""
-        ...
-
-    def in_hole(self, geometry: Geometry, page: int) -> bool:
-        """Whether no byte of a page is on the disk."""
-        ...
-
-    def digest(self) -> bytes:
-        """The content digest of all of it, 32 bytes."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class KeptManifest(Protocol):
-    """The signed manifest of a received file. Calls block."""
-
-    manifest: ManifestReply
-    head: Head
-
-    def page(self, page: int) -> bytes | None:
-        """The leaves of a page, checked against the head; None if they are lost."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mark:
-    """How far the comparison of one file is. `verdict` is None while it is under way.
-
-    `version`: what it is compared with. `next_page`: all before it are in `good`, if right.
-    """
-
-    path: str
-    identity: FileIdentity
-    version: str
-    verdict: Verdict | None = None
-    detail: str = ""
-    good: Bitmap | None = None
-    next_page: int = 0
-    exact: bool = True
-
-
-class Marks(Protocol):
-    """Where a comparison stands, across restarts. Calls block."""
-
-    def get(self, path: str) -> Mark | None: ...
-
-    def note(self, mark: Mark) -> None:
-        """Kept within a second or so, and by `flush`."""
-        ...
-
-    def flush(self) -> None: ...
 
 
 # ---------------------------------------------------------------- origin's memory

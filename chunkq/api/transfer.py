@@ -12,7 +12,8 @@ from chunkq.api.origins import Origins
 from chunkq.api.source import Source
 from chunkq.compose import Fetcher
 from chunkq.errors import BrokerUnreachable, ChunkqError, PeerSilent
-from chunkq.ports import NewFile, Received
+from chunkq.ports import NewFile
+from chunkq.protocol.checking import Received
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.messages import Entry
 from chunkq.protocol.priority import PriorityWord

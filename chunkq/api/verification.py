@@ -25,11 +25,10 @@ from chunkq.errors import (
     StorageError,
     Unreachable,
 )
-from chunkq.ports import FileNow, KeptManifest, Received
 from chunkq.protocol import cbor
-from chunkq.protocol.checking import Checked, Instead, Verdict
+from chunkq.protocol.checking import Checked, Instead, Received, Verdict
 from chunkq.protocol.limits import MAX_SMALL_FILE_SIZE_BYTES
-from chunkq.runtime.verifying import Standing, Verifying
+from chunkq.runtime.verifying import FileNow, KeptManifest, Standing, Verifying
 from chunkq.storage.filecheck import Tree
 from chunkq.storage.kept import KeptManifests
 from chunkq.storage.kinds import Kind, identity_of, kind_of

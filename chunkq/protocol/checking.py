@@ -37,6 +37,40 @@ class Verdict(StrEnum):
     UNKNOWN = "unknown"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A published file. `path` is absolute; `blake3` is the content digest in hexadecimal.
+
+    `mtime_ns`: the time it had then, None if that was not noted. `root`: the version's name in
+    hexadecimal where its manifest is kept, else empty.
+    """
+
+    path: str
+    source: str
+    size_bytes: int
+    blake3: str
+    at_ms: int
+    mtime_ns: int | None = None
+    root: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """How far the comparison of one file is. `verdict` is None while it is under way.
+
+    `version`: what it is compared with. `next_page`: all before it are in `good`, if right.
+    """
+
+    path: str
+    identity: FileIdentity
+    version: str
+    verdict: Verdict | None = None
+    detail: str = ""
+    good: Bitmap | None = None
+    next_page: int = 0
+    exact: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Instead:
     """Why a file cannot be read: what its path is, and a sentence."""

@@ -18,7 +18,7 @@ from chunkq.errors import (
     PeerRefused,
     TransportError,
 )
-from chunkq.ports import Delivery, Record, Staging
+from chunkq.ports import Delivery, Staging
 from chunkq.protocol import cbor
 from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.bitmap import Bitmap
@@ -35,7 +35,7 @@ from chunkq.runtime.landing import Landing
 from chunkq.runtime.peer import Asked, PeerLink
 from chunkq.runtime.progress import FetchProgress, FetchResult
 from chunkq.runtime.readback import ReadBack
-from chunkq.runtime.recording import Recorder
+from chunkq.runtime.recording import Record, Recorder
 from chunkq.runtime.resuming import look, make_room, read_manifest, was_published
 from chunkq.runtime.tally import Tally
 from chunkq.runtime.tasks import Tasks

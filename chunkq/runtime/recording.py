@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from chunkq.errors import BadSignature
-from chunkq.ports import Record
 from chunkq.protocol.identity import SiteCard
 from chunkq.protocol.manifest import Head, verify_head
 from chunkq.protocol.messages import ManifestReply
 from chunkq.runtime.asking import Place
+
+
+class Record(Protocol):
+    """What is noted of a file that is received. Calls block."""
+
+    def page(self, head: Head, page: int, leaves: bytes) -> None:
+        """A page of leaves came; unchecked."""
+        ...
+
+    def published(self, head: Head, manifest: ManifestReply, signer: bytes) -> None:
+        """The file is at its place, durably, and its staging still there.
+
+        May be told again after a crash. Raises `StorageError`.
+        """
+        ...
 
 
 class Recorder:

@@ -9,17 +9,66 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from chunkq.errors import Stopped, StorageError
-from chunkq.ports import FileIdentity, FileNow, KeptManifest, Mark, Marks, Received
 from chunkq.protocol.bitmap import Bitmap
-from chunkq.protocol.checking import Checked, Instead, Verdict, judge_page
+from chunkq.protocol.checking import Checked, Instead, Mark, Received, Verdict, judge_page
+from chunkq.protocol.fileidentity import FileIdentity
 from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.manifest import Head, is_zero_page, zero_leaves
+from chunkq.protocol.messages import ManifestReply
 
 #: How far a file is, is noted so often: a second on a fast disk, some seconds on a slow one.
 MARK_BYTES: Final = 512 * MIB
 #: What other bytes under the same size and time mean.
 DAMAGE: Final = "it is damaged: nobody wrote to it (same size, same time), and its bytes are others"
+
+
+class FileNow(Protocol):
+    """A received file as it is now, open. Calls block. All raise `StorageError`."""
+
+    identity: FileIdentity
+
+    @property
+    def changed(self) -> bool:
+        """Whether it was written to since it was opened."""
+        ...
+
+    def page(self, geometry: Geometry, page: int) -> bytes:
+        """The digests of the chunks of a page as they are in the file, packed."""
+        ...
+
+    def in_hole(self, geometry: Geometry, page: int) -> bool:
+        """Whether no byte of a page is on the disk."""
+        ...
+
+    def digest(self) -> bytes:
+        """The content digest of all of it, 32 bytes."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class KeptManifest(Protocol):
+    """The signed manifest of a received file. Calls block."""
+
+    manifest: ManifestReply
+    head: Head
+
+    def page(self, page: int) -> bytes | None:
+        """The leaves of a page, checked against the head; None if they are lost."""
+        ...
+
+
+class Marks(Protocol):
+    """Where a comparison stands, across restarts. Calls block."""
+
+    def get(self, path: str) -> Mark | None: ...
+
+    def note(self, mark: Mark) -> None:
+        """Kept within a second or so, and by `flush`."""
+        ...
+
+    def flush(self) -> None: ...
 
 
 class Opener(Protocol):

@@ -1,4 +1,4 @@
-"""Where a comparison of received files stands, so that it can be taken up again (`ports.Marks`).
+"""Where a comparison of received files stands, to be taken up again (`verifying.Marks`).
 
     verify/<digest of what is compared>.jsonl
 
@@ -21,9 +21,9 @@ from typing import Final
 from blake3 import blake3
 
 from chunkq.errors import Malformed
-from chunkq.ports import FileIdentity, Mark
 from chunkq.protocol.bitmap import Bitmap
-from chunkq.protocol.checking import Verdict
+from chunkq.protocol.checking import Mark, Verdict
+from chunkq.protocol.fileidentity import FileIdentity
 from chunkq.protocol.limits import MAX_CHUNK_COUNT
 from chunkq.storage.mapping import storage_errors
 

@@ -1,4 +1,4 @@
-"""The record of one received file: its manifest, and its line in the log (`ports.Record`)."""
+"""The record of one received file: its manifest, and its line in the log (`recording.Record`)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 
 from chunkq.errors import ChunkqError
-from chunkq.ports import Log, Received
+from chunkq.ports import Log
 from chunkq.protocol import cbor
+from chunkq.protocol.checking import Received
 from chunkq.protocol.manifest import Head
 from chunkq.protocol.messages import ManifestReply
 from chunkq.storage.kept import KeptManifests

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from chunkq.errors import StorageError
-from chunkq.ports import Received
+from chunkq.protocol.checking import Received
 from chunkq.protocol.limits import MIB
 from chunkq.storage.locks import MAX_ATTEMPTS
 from chunkq.storage.mapping import storage_errors

@@ -11,11 +11,10 @@ from pathlib import Path
 import pytest
 
 from chunkq.errors import Stopped
-from chunkq.ports import FileNow, KeptManifest, Received
 from chunkq.protocol import cbor
-from chunkq.protocol.checking import Checked, Instead, Verdict
+from chunkq.protocol.checking import Checked, Instead, Received, Verdict
 from chunkq.runtime import verifying
-from chunkq.runtime.verifying import Verifying
+from chunkq.runtime.verifying import FileNow, KeptManifest, Verifying
 from chunkq.storage import descriptors
 from chunkq.storage.filecheck import CheckedFile, Tree
 from chunkq.storage.kept import KeptManifests

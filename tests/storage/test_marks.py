@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from chunkq.ports import FileIdentity, Mark
+from chunkq.ports import FileIdentity
 from chunkq.protocol.bitmap import Bitmap
-from chunkq.protocol.checking import Verdict
+from chunkq.protocol.checking import Mark, Verdict
 from chunkq.storage.marks import FLUSH_S, LIFETIME_MS, MarksFile
 
 NOW_MS = 1_700_000_000_000

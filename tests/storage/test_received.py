@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from chunkq.errors import StorageError
-from chunkq.ports import Received
+from chunkq.protocol.checking import Received
 from chunkq.storage import received
 from chunkq.storage.received import ReceivedLog
 from tests.storage.crashes import FailingCall
