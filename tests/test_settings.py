@@ -235,6 +235,8 @@ def test_the_template_carries_any_url(home: Directories) -> None:
         ('[links.b]\nurl = "spool:///x"\nburst = "1MiB"', "without send_rate or", None),
         ('[links.b]\nurl = "spool://x"', "three slashes", None),
         ('[links.b]\nurl = "http://x"', "begins with spool:///, amqp:// or amqps://", None),
+        ('[links.b]\nurl = "amqp://x:1,y:port"', "url amqp://y:port does not parse", None),
+        ('[links.b]\nurl = "amqp://x,"', "url amqp:// names no host", None),
         ('[links.b]\nurl = "amqp://x"\nca = "c"', "ca is for amqps:// links", None),
         ('[links.b]\nurl = "spool:///x"\nby_policy = true', "by_policy is for amqp:// links", None),
         ('[links.b]\nurl = "amqps://x"\ncert = "c"', "cert and key go together", None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from tests.cli.site import Site
@@ -58,3 +60,26 @@ def test_chunks_larger_than_the_broker_takes(site: Site, broker: Broker, vhost: 
 
     assert (code, status) == (1, "fail")
     assert "1048576" in text + mend
+
+
+def test_each_node_of_a_cluster_is_looked_at(site: Site, broker: Broker, vhost: str) -> None:
+    """One that is away is a warning while another carries packets; all away is unreachable."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        own, dead = broker.ports.amqp, held.getsockname()[1]
+        url = broker.url(vhost=vhost).replace(f":{own}/", f":{dead},127.0.0.1:{own}/")
+        assert site.run("init", "--name", "alpha", "--link", url).code == 0
+        result = site.run("doctor", "--json")
+        found = {each["subject"]: each for each in result.objects if "link" in each["subject"]}
+        assert {
+            f"link default at 127.0.0.1:{dead}": "warn",
+            f"link default at 127.0.0.1:{own}": "ok",
+        } == {subject: each["status"] for subject, each in found.items()}
+        assert 0 == result.code
+        assert "guest:guest" not in result.out
+
+        text = site.config_file.read_text().replace(f"127.0.0.1:{own}", f"127.0.0.1:{dead}")
+        site.config_file.write_text(text)
+        result = site.run("doctor", "--json")
+        failed = [each["status"] for each in result.objects if "link" in each["subject"]]
+        assert (5, ["fail", "fail"]) == (result.code, failed)

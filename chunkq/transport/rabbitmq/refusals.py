@@ -5,6 +5,7 @@ A refusal is what trying again does not mend. Everything else is a lost link, an
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 from typing import Final
@@ -46,7 +47,7 @@ def connect_failure(error: BaseException, where: Endpoint) -> ChunkqError:
     if isinstance(error, TimeoutError):
         return BrokerUnreachable(f"the broker {where} did not answer in time")
     if isinstance(error, OSError):
-        return BrokerUnreachable(f"no connection to the broker {where}: {error.strerror or error}")
+        return BrokerUnreachable(f"no connection to the broker {where}: {_reason(error)}")
     if isinstance(error, exceptions.ProtocolSyntaxError | exceptions.IncompatibleProtocolError):
         return BrokerRefused(
             f"what answers at {where} is not an AMQP 0-9-1 broker",
@@ -62,6 +63,13 @@ def connect_failure(error: BaseException, where: Endpoint) -> ChunkqError:
             f"the broker {where} closed the connection: {error.reply_text}"
         )
     return BrokerUnreachable(f"the connection to the broker {where} was lost: {error}")
+
+
+def _reason(error: OSError) -> str:
+    """asyncio puts the address in place of the system's own words."""
+    if isinstance(error, ConnectionError) and error.errno:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 def refusal(error: BaseException, where: Endpoint) -> BrokerRefused | None:
