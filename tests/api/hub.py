@@ -36,16 +36,18 @@ class Hub:
 
     @classmethod
     @asynccontextmanager
-    async def start(cls, name: str, root: Path, link: str) -> AsyncIterator[Hub]:
+    async def start(
+        cls, name: str, root: Path, link: str, keys: chunkq.SiteKeys | None = None
+    ) -> AsyncIterator[Hub]:
         settings = chunkq.Settings(
             name=name,
             directories={"config": root / name / "config", "state": root / name / "state"},
             links={"default": {"url": link}},
         )
         blobs = root / name / "blobs"
-        blobs.mkdir(parents=True)
+        blobs.mkdir(parents=True, exist_ok=True)
         cards: dict[str, str] = {}
-        keys = chunkq.SiteKeys.generate(secrets.token_bytes)
+        keys = keys or chunkq.SiteKeys.generate(secrets.token_bytes)
         events: list[str] = []
 
         def log(event: str, /, *, level: str = "info", **fields: object) -> None:

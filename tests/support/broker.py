@@ -299,15 +299,29 @@ class Broker:
 
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl (one to two seconds); returns what it printed."""
+        return self.run("rabbitmqctl", "-q", *arguments)
+
+    def run(self, *command: str) -> str:
+        """Run a command on this broker's host, as it were: `rabbitmqctl` is this node's there.
+
+        Returns what it printed. Raises if it failed.
+        """
+        place = self.directory / "bin"
+        if not place.exists():
+            place.mkdir()
+            tool = place / "rabbitmqctl"
+            tool.write_text(f'#!/bin/sh\nexec {self._scripts}/rabbitmqctl -n {self.node} "$@"\n')
+            tool.chmod(0o755)
+        environment = self._environment()
         done = subprocess.run(
-            [str(self._scripts / "rabbitmqctl"), "-q", "-n", self.node, *arguments],
-            env=self._environment(),
+            command,
+            env={**environment, "PATH": f"{place}:{environment['PATH']}"},
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode:
-            raise RuntimeError(f"rabbitmqctl {arguments} failed: {done.stdout}{done.stderr}")
+            raise RuntimeError(f"{command} failed: {done.stdout}{done.stderr}")
         return done.stdout
 
     # ------------------------------------------------------------ inside
