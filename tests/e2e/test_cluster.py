@@ -16,6 +16,8 @@ from chunkq.errors import TransportError
 from chunkq.ports import Mailbox
 from tests.api.hub import Hub
 from tests.support.cluster import Cluster
+from tests.support.demands import Recorded
+from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Sites, until
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.xdist_group("cluster")]
@@ -186,6 +188,30 @@ def reply_queues(cluster: Cluster, vhost: str) -> list[str]:
 
 def moves(some: Party) -> list[str]:
     return [event for event in some.events if event == "mailbox_away"]
+
+
+async def test_what_a_cluster_is_told_is_what_rabbitmq_4_takes(
+    cluster: Cluster, vhost: str, tmp_path: Path
+) -> None:
+    """By sites that move from one node to the next: the same queues, declared the same way."""
+    async with AsyncExitStack() as stack:
+        proxies = [
+            await stack.enter_async_context(Proxy(node.ports.amqp)) for node in cluster.nodes
+        ]
+        for proxy in proxies:
+            proxy.up.recording = True
+        own = ",".join(f"127.0.0.1:{node.ports.amqp}" for node in cluster.nodes)
+        recorded = ",".join(f"127.0.0.1:{proxy.port}" for proxy in proxies)
+        url = cluster.url(vhost).replace(own, recorded)
+        async with party(tmp_path, url) as all_of_them:
+            alice = await all_of_them.join("alice", url)
+            await all_of_them.begin(alice, 1000).arrived()
+            proxies[0].reset()
+            await all_of_them.begin(alice, 1000).arrived()
+        assert proxies[1].connections >= 4
+        streams = [stream for proxy in proxies[1:] for stream in proxy.up.seen]
+        found = Recorded(streams)
+    assert {"req.bob", "rep.alice"} == {".".join(each.split(".")[1:3]) for each in found.queues}
 
 
 async def test_two_of_three_are_paused(cluster: Cluster, vhost: str, tmp_path: Path) -> None:
