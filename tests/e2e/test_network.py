@@ -105,6 +105,7 @@ class Middle:
                 self._dice.shuffle(twice)
                 for body in twice:
                     channel.basic_publish("", self._queue, body)
+            channel.queue_bind(self._queue, "cq.rep", pattern)
             channel.queue_delete("middle")
 
 
