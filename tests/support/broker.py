@@ -343,7 +343,9 @@ class Broker:
             )
             + more_config
         )
-        (self.directory / "enabled_plugins").write_text("[rabbitmq_auth_mechanism_ssl].\n")
+        (self.directory / "enabled_plugins").write_text(
+            "[rabbitmq_auth_mechanism_ssl,rabbitmq_federation].\n"
+        )
 
     def _environment(self) -> dict[str, str]:
         ports, directory = self.ports, self.directory
