@@ -19,8 +19,9 @@ pytestmark = pytest.mark.rabbitmq
 async def test_ready_means_that_requests_are_taken(sites: Sites, tmp_path: Path) -> None:
     """The queue is there by then, so that whoever was waiting for it is not turned away."""
     carol = await sites.open("carol")
-    async with Hub.start("bob", tmp_path, sites.url):
+    async with Hub.start("bob", tmp_path, sites.url) as bob:
         await carol.publish(Mailbox("req", "bob"), b"no request at all")
+        assert "serving" in bob.events
 
 
 async def test_silence_is_the_brokers_while_it_takes_nothing(
