@@ -37,12 +37,17 @@ class Hub:
     @classmethod
     @asynccontextmanager
     async def start(
-        cls, name: str, root: Path, link: str, keys: chunkq.SiteKeys | None = None
+        cls,
+        name: str,
+        root: Path,
+        link: str,
+        keys: chunkq.SiteKeys | None = None,
+        **options: object,
     ) -> AsyncIterator[Hub]:
         settings = chunkq.Settings(
             name=name,
             directories={"config": root / name / "config", "state": root / name / "state"},
-            links={"default": {"url": link}},
+            links={"default": {"url": link, **options}},
         )
         blobs = root / name / "blobs"
         blobs.mkdir(parents=True, exist_ok=True)

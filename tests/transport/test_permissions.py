@@ -20,10 +20,11 @@ import pytest
 from pika import exceptions
 from pika.adapters.blocking_connection import BlockingChannel
 
-from chunkq.errors import NotFound
+from chunkq.errors import BrokerRefused, NotFound
+from chunkq.ports import Mailbox
 from tests.api.hub import Hub
 from tests.support.broker import Broker
-from tests.support.rabbitmq import DEADLINE_S, plain_channel, until
+from tests.support.rabbitmq import DEADLINE_S, Sites, plain_channel, until
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -230,6 +231,27 @@ async def test_what_the_broker_denies(aim: str, deployed: Deployed, tmp_path: Pa
         outcomes = await asyncio.to_thread(attempt_all, *queues)
         assert dict.fromkeys(DENIED[aim], (403, "ACCESS_REFUSED")) == outcomes
         await fetched(north, south, tmp_path)
+
+
+async def test_a_site_may_log_in_by_its_certificate(deployed: Deployed, tmp_path: Path) -> None:
+    """With TLS and no password, and exactly the same permissions; nobody else's name by it."""
+    broker = deployed.broker
+    pem, key = broker.authority.issue("south")
+    tls = {"ca": str(broker.authority.path), "cert": str(pem), "key": str(key), "external": True}
+    url = broker.tls_url(VHOST)
+    async with (
+        Hub.start("north", tmp_path, deployed.north) as north,
+        Hub.start("south", tmp_path, url, **tls) as south,
+    ):
+        north.befriend(south)
+        south.befriend(north)
+        await fetched(north, south, tmp_path)
+    sites = Sites(url)
+    files = {"tls_ca": tls["ca"], "tls_cert": tls["cert"], "tls_key": tls["key"]}
+    liar = await sites.open("north", external=True, **files)
+    with pytest.raises(BrokerRefused, match="refused for user 'south'"):
+        await liar.consume(Mailbox("req", "north"), prefetch=1)
+    await sites.close()
 
 
 async def test_replayed_reflected_and_forged_packets_have_no_effect(
