@@ -459,6 +459,23 @@ class ReplayRecord(Protocol):
         ...
 
 
+class Usage(Protocol):
+    """What peers were sent of late, across restarts. An account is a peer's first id, 32 bytes.
+
+    Calls block for microseconds, `sync` for longer. All raise `StorageError`.
+    """
+
+    def take(self, account: bytes, size_bytes: int, limit_bytes: int) -> int:
+        """Count bytes that will be sent: 0, or how many ms until the limit (0: none) allows it."""
+        ...
+
+    def settle(self, account: bytes, change_bytes: int, sent_bytes: int) -> bool:
+        """What was counted differs by so much from what was sent; True if it is time to sync."""
+        ...
+
+    def sync(self, account: bytes) -> None: ...
+
+
 class Identity(Protocol):
     """This site's own keys, as they are at this moment."""
 

@@ -16,13 +16,21 @@ class TokenBucket:
 
     def take(self, now_s: float, tokens: float = 1.0) -> bool:
         """Take tokens if they are there; time that runs backwards refills nothing."""
-        if self._at_s is not None:
-            self._tokens = min(self.burst, self._tokens + max(0.0, now_s - self._at_s) * self.rate)
-        self._at_s = now_s if self._at_s is None else max(now_s, self._at_s)
-        if self._tokens < tokens:
+        if not self.has(now_s, tokens):
             return False
         self._tokens -= tokens
         return True
+
+    def has(self, now_s: float, tokens: float = 1.0) -> bool:
+        """Whether `take` would get them."""
+        if self._at_s is not None:
+            self._tokens = min(self.burst, self._tokens + max(0.0, now_s - self._at_s) * self.rate)
+        self._at_s = now_s if self._at_s is None else max(now_s, self._at_s)
+        return self._tokens >= tokens
+
+    def put_back(self, tokens: float = 1.0) -> None:
+        """What was taken was not needed."""
+        self._tokens = min(self.burst, self._tokens + tokens)
 
     def wait_s(self, tokens: float = 1.0) -> float:
         """How long until so many are there, if nobody takes any."""

@@ -2,7 +2,8 @@
 the signature holds.
 
     size, magic, kind, lengths -> for me -> from a pinned peer -> within its lifetime
-    -> not seen before (a read) -> unverified budget -> signature -> the peer's quota
+    -> its account is not overdrawn (a read) -> not seen before (a read) -> unverified budget
+    -> signature -> the peer's quota
 
 What follows is the driver's: the durable replay record, then `decode`, the grant, the act, the
 acknowledgement.
@@ -41,18 +42,17 @@ from chunkq.protocol.messages import (
     Statement,
 )
 from chunkq.protocol.packet import RawRequest, RequestId, RequestKind, parse_request
+from chunkq.protocol.quota import Account, Quota
 from chunkq.protocol.seal import open_request, verify_request
 
-#: Signatures checked a second for packets whose sender is claimed but not proved, all together:
-#: a tenth of a core (an Ed25519 verification takes about 60 us).
+#: Signatures that do not hold which are looked at a second, of all senders that are claimed and not
+#: proved together: a tenth of a core (an Ed25519 verification takes about 60 us).
 UNVERIFIED_PER_S: Final = 2000
 UNVERIFIED_BURST: Final = 4000
 #: Statements of keys that nobody here knows (a peer's new ones, or a stranger's), each a signature,
 #: a seal and up to 48 signatures more: so few that a flood of them costs a hundredth of a core.
 STRANGERS_PER_S: Final = 5
 STRANGERS_BURST: Final = 20
-#: Quotas are kept for peers only, so their number is bounded by the registry.
-BURST_S: Final = 2.0
 
 BODIES: Final[dict[RequestKind, type[Request]]] = {
     RequestKind.OPEN: Open,
@@ -77,6 +77,8 @@ class Admitted:
     recordable: bool = True
     #: A statement of keys that are not pinned: what it says has to prove itself, and it may repeat.
     stranger: bool = False
+    #: The sender's; a stranger has none.
+    account: Account | None = None
 
 
 class Gate:
@@ -94,20 +96,24 @@ class Gate:
         requests_per_s: float,
         holder: Callable[[bytes], SiteKeys | None] | None = None,
         account: Callable[[bytes], bytes] = lambda site_id: site_id,
+        quota: Callable[[bytes], Quota] | None = None,
     ) -> None:
         """`holder(site_id)`: our keys behind an id, retired ones included while they count.
 
         `account(site_id)`: one and the same for all keys of a peer, so that they share its quota.
+        `quota(site_id)`: the one in force; without it, `requests_per_s` and the defaults.
         """
         self._keys = keys
         self._holder = holder or self._holds
         self._account = account
         self._peer = peer
         self._seen = seen
-        self._rate = requests_per_s
+        default = Quota(requests_per_s=requests_per_s)
+        self._quota = quota or (lambda _: default)
         self._unverified = TokenBucket(UNVERIFIED_PER_S, UNVERIFIED_BURST)
         self._strangers = TokenBucket(STRANGERS_PER_S, STRANGERS_BURST)
-        self._quotas: dict[bytes, TokenBucket] = {}
+        #: Of peers only, so their number is bounded by the registry.
+        self._accounts: dict[bytes, Account] = {}
 
     def admit(self, packet: bytes, now_s: float, wall_ms: int) -> Admitted:
         """Judge one packet. Raises a `PacketError`: drop it, say nothing, count its code."""
@@ -119,6 +125,9 @@ class Gate:
         if sender is None:
             return self._admit_stranger(raw, now_s, wall_ms)
         refusal = _check_lifetime(header.issued_ms, header.expires_ms, wall_ms)
+        account = self.account(header.sender)
+        if account.overdrawn(now_s):
+            raise OverBudget("the sender is far over its quota")
         lost: EpochLost | None = None
         try:
             if self._seen(header.sender, header.request_id):
@@ -128,11 +137,23 @@ class Gate:
         if not self._unverified.take(now_s):
             raise OverBudget("more unverified packets than this worker looks at")
         verify_request(raw, sender)
+        self._unverified.put_back()
         if lost is not None:
             refusal = Refusal(
                 reason=RefusalReason.EXPIRED, detail=lost.message, epoch_floor=lost.epoch_floor
             )
-        return Admitted(raw, sender, refusal or self._over_quota(sender, now_s), lost is None)
+        refusal = account.take_request(now_s) or refusal
+        return Admitted(raw, sender, refusal, lost is None, account=account)
+
+    def account(self, site_id: bytes) -> Account:
+        """The account of a pinned peer, with the quota that is in force."""
+        name = self._account(site_id)
+        account = self._accounts.get(name)
+        if account is None:
+            account = self._accounts[name] = Account(self._quota(site_id))
+        else:
+            account.use(self._quota(site_id))
+        return account
 
     def decode(self, admitted: Admitted) -> Request:
         """Open and decode the body. Raises `BadSeal`, `Malformed`."""
@@ -163,20 +184,6 @@ class Gate:
         sender = SiteCard("stranger", header.sender, header.sender)
         verify_request(raw, sender)
         return Admitted(raw, sender, None, recordable=False, stranger=True)
-
-    def _over_quota(self, sender: SiteCard, now_s: float) -> Refusal | None:
-        account = self._account(sender.site_id)
-        bucket = self._quotas.get(account)
-        if bucket is None:
-            bucket = TokenBucket(self._rate, max(1.0, self._rate * BURST_S))
-            self._quotas[account] = bucket
-        if bucket.take(now_s):
-            return None
-        return Refusal(
-            reason=RefusalReason.BUSY,
-            detail=f"more than {self._rate:g} requests a second",
-            retry_after_ms=1 + int(bucket.wait_s() * 1000),
-        )
 
 
 def _check_lifetime(issued_ms: int, expires_ms: int, wall_ms: int) -> Refusal | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from chunkq.protocol.identity import SiteCard
+from chunkq.protocol.quota import PeerQuota
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +15,8 @@ class PeerRef:
 
     `earlier`: the cards it had, the newest first, without those that were revoked. `first_id`: the
     id it was first pinned with, for names on disk that outlive a change of keys. `pinned_ms`: when
-    that was. `distrust`: why nothing of it counts.
+    that was. `distrust`: why nothing of it counts. `quota`: what is said of it in particular; a
+    change of that makes no other peer of it.
     """
 
     alias: str
@@ -24,6 +26,7 @@ class PeerRef:
     first_id: bytes = b""
     pinned_ms: int = 0
     distrust: str = ""
+    quota: PeerQuota = field(default=PeerQuota(), compare=False)
 
     @property
     def cards(self) -> tuple[SiteCard, ...]:

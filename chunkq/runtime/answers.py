@@ -163,7 +163,7 @@ class Answers:
                 detail = f"{size} bytes are too many for chunks of {body.largest_chunk}"
                 return await replies.refuse(refusal(RefusalReason.TOO_LARGE, detail))
             found = await self._manifests.get(
-                source, chunk_size, lambda: share.open(body.path), peer.alias
+                source, chunk_size, lambda: share.open(body.path), peer.alias, replies.most_hashes
             )
             if isinstance(found, Preparing):
                 return await replies.refuse(_preparing(found))
@@ -311,7 +311,11 @@ class Answers:
         source = await self._in_pool(share.open, body.path)
         try:
             found = await self._manifests.get(
-                source, body.chunk_size, lambda: share.open(body.path), peer.alias
+                source,
+                body.chunk_size,
+                lambda: share.open(body.path),
+                peer.alias,
+                replies.most_hashes,
             )
             if not isinstance(found, Preparing):
                 return _version(source, found, body.root)
@@ -356,10 +360,7 @@ def _seal_chunks(version: _Version, indices: list[int], replies: Replies) -> lis
 
 def _seal_zeros(size: int, first: int, count: int, replies: Replies) -> list[Any]:
     content = bytes(size)
-    return [
-        replies.sealer.seal(ReplyKind.PROBE, content, index)
-        for index in range(first, first + count)
-    ]
+    return [replies.seal(ReplyKind.PROBE, content, index) for index in range(first, first + count)]
 
 
 def _preparing(found: Preparing) -> Refusal:

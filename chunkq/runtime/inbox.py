@@ -23,6 +23,10 @@ class Inbox:
         self._open: dict[int, Delivery] = {}
         self._done: set[int] = set()
 
+    def __len__(self) -> int:
+        """How many are not acknowledged, or wait for one before them that is not."""
+        return len(self._open)
+
     async def receive(self) -> list[Delivery]:
         """As `Consumer.receive`; each delivery must come back through `done`."""
         deliveries = await self._consumer.receive()
@@ -37,7 +41,7 @@ class Inbox:
     def done(self, *deliveries: Delivery) -> None:
         """These are dealt with; of an older generation there is nothing to let go of."""
         for delivery in deliveries:
-            if delivery.generation == self._generation:
+            if delivery.generation == self._generation and delivery.tag in self._open:
                 self._done.add(delivery.tag)
         last: Delivery | None = None
         while self._done:
@@ -48,6 +52,10 @@ class Inbox:
             last = self._open.pop(tag)
         if last is not None:
             self._consumer.acknowledge(last)
+
+    def let_go(self) -> None:
+        """Acknowledge everything; `done` has no effect on it any more."""
+        self.done(*self._open.values())
 
     async def close(self) -> None:
         await self._consumer.close()

@@ -22,6 +22,7 @@ from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.identity import SiteKeys
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.manifest import Head, encode_head, sign_head
+from chunkq.protocol.quota import DEFAULT_PENDING_HASHES
 
 #: Up to this size the answer waits for the hash (at 1 GB/s: 30 ms).
 INLINE_BYTES: Final = 32 * MIB
@@ -30,9 +31,6 @@ INLINE_BYTES: Final = 32 * MIB
 HOLD_S: Final = 0.5
 #: Large files hashed at once: half of the threads of a process, so that it goes on serving.
 LARGE_AT_ONCE: Final = 2
-#: Large files of one peer that wait for their turn: what it fetches at once. Of a further one it
-#: has to ask again.
-MAX_WAITING: Final = 64
 #: The lock file hears of progress in steps of this size.
 PROGRESS_STEP_BYTES: Final = 64 * MIB
 #: When to ask again: what remains at the rate of a fast disk, within bounds that keep a person
@@ -98,12 +96,17 @@ class Manifests:
         return self._store.load(source.identity, chunk_size_bytes)
 
     async def get(
-        self, source: SourceFile, chunk_size_bytes: int, reopen: _Reopen, whom: str = ""
+        self,
+        source: SourceFile,
+        chunk_size_bytes: int,
+        reopen: _Reopen,
+        whom: str = "",
+        most_waiting: int = DEFAULT_PENDING_HASHES,
     ) -> StoredManifest | Preparing:
         """The manifest of the version that `source` is, or how far its hash is.
 
         `reopen` opens the file again for a hash that outlives this request; `whom`: the peer that
-        asks. Raises `SourceChanging`, `StorageError`.
+        asks, of whom so many may wait. Raises `SourceChanging`, `StorageError`.
         """
         identity = source.identity
         key = (identity, chunk_size_bytes)
@@ -113,7 +116,7 @@ class Manifests:
         large = identity.size_bytes > INLINE_BYTES
         job = self._jobs.get(key)
         if job is None and large and not self._has_turn(whom):
-            self._wait(whom, key, reopen)
+            self._wait(whom, key, reopen, most_waiting)
             return self._told(key)
         if job is None:
             job = self._begin(whom if large else None, key, reopen)
@@ -148,9 +151,9 @@ class Manifests:
     def _has_turn(self, whom: str) -> bool:
         return len(self._turns) < LARGE_AT_ONCE and whom not in self._turns.values()
 
-    def _wait(self, whom: str, key: _Key, reopen: _Reopen) -> None:
+    def _wait(self, whom: str, key: _Key, reopen: _Reopen, most: int) -> None:
         waiting = self._waiting.setdefault(whom, OrderedDict())
-        if len(waiting) < MAX_WAITING:
+        if len(waiting) < most:
             waiting.setdefault(key, reopen)
 
     def _begin(self, whom: str | None, key: _Key, reopen: _Reopen) -> asyncio.Future[None]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
+from time import gmtime, strftime
 from typing import Final
 
 from chunkq.errors import (
@@ -28,14 +30,17 @@ from chunkq.ports import (
     PeerRef,
     ReplayRecord,
     Transport,
+    Usage,
 )
 from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import KEY_SIZE_BYTES
-from chunkq.protocol.messages import Chunks, Files, Probe, Request, Statement
+from chunkq.protocol.messages import Chunks, Files, Probe, Refusal, Request, Statement
 from chunkq.protocol.origin import Admitted, Gate
 from chunkq.protocol.priority import Priority
+from chunkq.protocol.quota import Account, Quota, asked_bytes, busy, counts_for_the_day
 from chunkq.protocol.seal import ReplySealer
 from chunkq.runtime.answers import Answers
+from chunkq.runtime.drops import Drops
 from chunkq.runtime.identity import identity_of
 from chunkq.runtime.inbox import Inbox
 from chunkq.runtime.outflow import Outflow
@@ -45,7 +50,12 @@ from chunkq.runtime.statements import Statements
 from chunkq.runtime.tasks import Tasks
 
 #: Requests taken from the queue and not finished: what a killed worker holds up for a while.
-PREFETCH: Final = 32
+PREFETCH: Final = 256
+#: Above so many the oldest are acknowledged before they are answered. A requester has fewer under
+#: way, so this happens where somebody floods the queue.
+CROWDED: Final = PREFETCH // 2
+#: Packets judged before others get their turn on the loop: some milliseconds' worth.
+TAKEN_IN_ONE_GO: Final = 32
 #: Requests for chunks worked on at once: one reads and seals while the other is being sent.
 CHUNK_REQUESTS: Final = 2
 #: How long a stopping worker may take to finish the requests it has; service managers wait 90 s.
@@ -69,7 +79,13 @@ class OriginWorker:
         log: Log,
         requests_per_s: float,
         concurrency: int,
+        quota: Quota | None = None,
+        usage: Usage | None = None,
     ) -> None:
+        """`quota`: of each peer of which nothing else is said; `requests_per_s` and the defaults.
+
+        `usage`: what remembers how much each peer was sent; without it there is no such limit.
+        """
         self._identity = identity = identity_of(keys)
         self._statements = Statements(identity=identity, directory=directory, log=log)
         self._mailbox = Mailbox("req", address)
@@ -80,6 +96,9 @@ class OriginWorker:
         self._clock = clock
         self._entropy = entropy
         self._log = log
+        self._quota = quota or Quota(requests_per_s=requests_per_s)
+        self._usage = usage
+        self._drops = Drops(log, clock)
         self._gate = Gate(
             keys=identity.ring.keys,
             peer=self._card_of,
@@ -87,6 +106,7 @@ class OriginWorker:
             requests_per_s=requests_per_s,
             holder=self._holder,
             account=self._account,
+            quota=self._quota_of,
         )
         self._slots = Slots(concurrency)
         self._chunk_slots = Slots(CHUNK_REQUESTS)
@@ -116,6 +136,7 @@ class OriginWorker:
             receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
             await self._finish()
+            self._drops.flush()
             await inbox.close()
             self._failed.cancel()
 
@@ -129,17 +150,23 @@ class OriginWorker:
 
     async def _receive(self, inbox: Inbox) -> None:
         while True:
+            if len(inbox) > CROWDED:
+                # All of them are recorded, and none would be acted upon a second time here. Were
+                # they kept, one slow answer would hold up what others have in the queue behind.
+                inbox.let_go()
             deliveries = await inbox.receive()
             try:
                 self._statements.refresh()
                 self._directory.refresh()
             except StorageError as error:
                 self._log("directory_unreadable", level="error", detail=error.message)
-            for delivery in deliveries:
-                self._tasks.spawn(self._handle(inbox, delivery))
+            for number, delivery in enumerate(deliveries, 1):
+                self._take(inbox, delivery)
+                if not number % TAKEN_IN_ONE_GO:
+                    await asyncio.sleep(0)
 
-    async def _handle(self, inbox: Inbox, delivery: Delivery) -> None:
-        """One packet, from the first check to the acknowledgement."""
+    def _take(self, inbox: Inbox, delivery: Delivery) -> None:
+        """One packet, through all checks; what passes them waits for its turn."""
         try:
             admitted = self._gate.admit(
                 delivery.body, self._clock.monotonic_s(), self._clock.wall_ms()
@@ -148,20 +175,74 @@ class OriginWorker:
             if admitted.recordable and not self._replays.record(header.sender, header.request_id):
                 raise Replayed("another worker took it")
             body = self._gate.decode(admitted)
-            peer = self._directory.peer(header.sender)
+        except PacketError as error:
+            self._drops(error.code, error.message)
+        except StorageError as error:  # no replay record, no act: the requester asks again
+            self._log("request_not_recorded", level="error", detail=error.message)
+        else:
+            if admitted.account is not None:
+                admitted.account.pending += 1
+            self._tasks.spawn(self._handle(inbox, delivery, admitted, body))
+            return
+        inbox.done(delivery)
+
+    async def _handle(
+        self, inbox: Inbox, delivery: Delivery, admitted: Admitted, body: Request
+    ) -> None:
+        """One request that was recorded, to the acknowledgement."""
+        try:
+            peer = self._directory.peer(admitted.raw.header.sender)
             if isinstance(body, Statement) and admitted.refusal is None:
                 peer = await self._statements.heed(admitted, body)
             if peer is not None:
-                await self._answer(peer, admitted, body)
+                await self._account_for(peer, admitted, body)
         except PacketError as error:
-            self._log("request_dropped", level="warning", code=error.code, detail=error.message)
-        except StorageError as error:  # no replay record, no act: the requester asks again
+            self._drops(error.code, error.message)
+        except StorageError as error:
             self._log("request_not_recorded", level="error", detail=error.message)
         except TransportError as error:
             self._log("reply_undeliverable", level="warning", detail=error.message)
+        finally:
+            if admitted.account is not None:
+                admitted.account.pending -= 1
         inbox.done(delivery)
 
-    async def _answer(self, peer: PeerRef, admitted: Admitted, body: Request) -> None:
+    async def _account_for(self, peer: PeerRef, admitted: Admitted, body: Request) -> None:
+        """Answer it within the peer's quota, or say that it is used up."""
+        account, name = admitted.account, self._account(admitted.raw.header.sender)
+        if account is None or admitted.refusal is not None:
+            await self._answer(peer, admitted, body, name)
+            return
+        size = asked_bytes(body)
+        refusal = account.take_bytes(size) or self._take_of_day(account.quota, name, size, body)
+        if refusal is not None:
+            await self._answer(peer, replace(admitted, refusal=refusal), body, name)
+            return
+        with account.sending(size):
+            sent = size  # if it fails, some of it may have been sent
+            try:
+                sent = await self._answer(peer, admitted, body, name)
+            finally:
+                if self._usage is not None and counts_for_the_day(body):
+                    await self._settle(self._usage, name, size, sent)
+
+    def _take_of_day(self, quota: Quota, name: bytes, size: int, body: Request) -> Refusal | None:
+        if self._usage is None or not counts_for_the_day(body):
+            return None
+        wait_ms = self._usage.take(name, size, quota.bytes_per_day)
+        if not wait_ms:
+            return None
+        again = strftime("%Y-%m-%d %H:%M", gmtime((self._clock.wall_ms() + wait_ms) // 1000))
+        return busy(f"{quota.bytes_per_day} bytes a day are used up until {again} UTC", wait_ms)
+
+    async def _settle(self, usage: Usage, name: bytes, counted: int, sent: int) -> None:
+        if usage.settle(name, sent - counted, sent):
+            await asyncio.to_thread(usage.sync, name)
+
+    async def _answer(
+        self, peer: PeerRef, admitted: Admitted, body: Request, account: bytes
+    ) -> int:
+        """Returns how many bytes of content were sent."""
         keys = self._gate.keys_of(admitted.raw)
         sealer = ReplySealer(
             raw=admitted.raw, keys=keys, ephemeral_secret=self._entropy(KEY_SIZE_BYTES)
@@ -176,6 +257,8 @@ class OriginWorker:
             self._outflow,
             priority=priority,
             keys=keys if self._identity.ring.succession is not None else None,
+            account=account,
+            most_hashes=(admitted.account or Account(self._quota)).quota.pending_hashes,
         )
         try:
             if await self._statements.answer(peer, admitted, body, replies):
@@ -183,15 +266,17 @@ class OriginWorker:
             elif admitted.refusal is not None:
                 await replies.refuse(admitted.refusal)
             elif isinstance(body, Chunks | Files | Probe):
-                async with self._chunk_slots.taken(priority), self._slots.taken(priority):
+                chunk_slot = self._chunk_slots.taken(priority, account)
+                async with chunk_slot, self._slots.taken(priority, account):
                     await self._answers.act(peer, body, replies)
             else:
-                async with self._slots.taken(priority):
+                async with self._slots.taken(priority, account):
                     await self._answers.act(peer, body, replies)
             # No slot is held meanwhile: where the broker is far, its word takes a round trip.
             await replies.finish()
         finally:
             await replies.abort()
+        return replies.content_bytes
 
     def _card_of(self, site_id: bytes) -> SiteCard | None:
         peer = self._directory.peer(site_id)
@@ -205,6 +290,10 @@ class OriginWorker:
         """All keys of a peer go on the account of its first."""
         peer = self._directory.peer(site_id)
         return (peer.first_id if peer is not None else b"") or site_id
+
+    def _quota_of(self, site_id: bytes) -> Quota:
+        peer = self._directory.peer(site_id)
+        return self._quota if peer is None else peer.quota.over(self._quota)
 
     def _holder(self, site_id: bytes) -> SiteKeys | None:
         return self._identity.ring.holder(site_id, self._clock.wall_ms())

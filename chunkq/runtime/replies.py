@@ -13,9 +13,11 @@ from chunkq.protocol.identity import SiteKeys
 from chunkq.protocol.messages import Body, Refusal, RefusalReason
 from chunkq.protocol.packet import ReplyKind, RequestId
 from chunkq.protocol.priority import Priority
+from chunkq.protocol.quota import DEFAULT_PENDING_HASHES
 from chunkq.protocol.seal import ReplySealer
 from chunkq.runtime.outflow import Outflow
 from chunkq.runtime.packing import Packer, pack_once
+from chunkq.runtime.slots import ANYBODY
 
 #: A full reply queue: try again after this, doubling, so often; then the requester asks again.
 NACK_RETRY_S: Final = 0.1
@@ -38,13 +40,23 @@ class Replies:
         *,
         priority: Priority = Priority.NORMAL,
         keys: SiteKeys | None = None,
+        account: bytes = ANYBODY,
+        most_hashes: int = DEFAULT_PENDING_HASHES,
     ) -> None:
-        """`keys`: those of ours that were asked, if ever they changed: they sign what was kept."""
+        """`keys`: those of ours that were asked, if ever they changed: they sign what was kept.
+
+        `account`: who asked, so that each gets a part of what may be on its way; of its files
+        `most_hashes` may wait to be hashed.
+        """
         self.sealer = sealer
         self.keys = keys
         self.request_id = request_id
         #: Packs what `seal` seals, where that pays; None: the requester or this origin will not.
         self.packer: Packer | None = None
+        #: Content that `seal` has sealed, as it was before it was packed.
+        self.content_bytes = 0
+        self.account = account
+        self.most_hashes = most_hashes
         self._transport = transport
         self._to = to
         self._outflow = outflow
@@ -52,7 +64,8 @@ class Replies:
         self._sending: set[asyncio.Task[None]] = set()
 
     def seal(self, kind: ReplyKind, body: Buffer, index: int = 0) -> bytes:
-        """A reply, packed if that pays. On any thread. Raises as `ReplySealer.seal`."""
+        """A reply, packed if that pays. On one thread at a time. Raises as `ReplySealer.seal`."""
+        self.content_bytes += len(body)
         if self.packer is None:
             return self.sealer.seal(kind, body, index)
         return self.packer.seal(self.sealer, kind, body, index)
@@ -70,9 +83,9 @@ class Replies:
         size = len(packet)
         if priority is None:
             priority = self._priority
-        await self._outflow.take(priority, size)
+        await self._outflow.take(priority, size, self.account)
         task = asyncio.ensure_future(self._publish(packet, priority))
-        task.add_done_callback(lambda _: self._outflow.give_back(priority, size))
+        task.add_done_callback(lambda _: self._outflow.give_back(priority, size, self.account))
         self._sending.add(task)
         self._collect()
 

@@ -8,10 +8,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from chunkq.protocol.priority import Lanes, Priority
+from chunkq.protocol.turns import Turns
+
+#: Whose everything is where nobody is told apart.
+ANYBODY = b""
 
 
 class Slots:
-    """So many at once (requests, or bytes); who waits is let in by class, then by arrival.
+    """So many at once (requests, or bytes); who waits is let in by class, and then by turns of
+    the accounts, as `Turns` says.
 
     One of a class of which nothing is in work, nor of any above it, gets in at once even so: what
     is in work of lower classes may be long on its way over a slow link. So at most as many more
@@ -22,34 +27,43 @@ class Slots:
     def __init__(self, count: int) -> None:
         self.count = count
         self._in_work: Counter[Priority] = Counter()
-        self._waiting: Lanes[tuple[int, asyncio.Future[None]]] = Lanes()
+        self._of_account: Counter[bytes] = Counter()
+        #: A place in the classes for each that waits, and by class and account who it is.
+        self._waiting: Lanes[None] = Lanes()
+        self._turns: dict[Priority, Turns[tuple[int, asyncio.Future[None]]]] = {
+            each: Turns() for each in Priority
+        }
 
     @asynccontextmanager
-    async def taken(self, priority: Priority) -> AsyncIterator[None]:
+    async def taken(self, priority: Priority, account: bytes = ANYBODY) -> AsyncIterator[None]:
         """Wait for a slot and hold it."""
-        await self.take(priority)
+        await self.take(priority, account=account)
         try:
             yield
         finally:
-            self.give_back(priority)
+            self.give_back(priority, account=account)
 
-    async def take(self, priority: Priority, weight: int = 1) -> None:
+    async def take(self, priority: Priority, weight: int = 1, account: bytes = ANYBODY) -> None:
         """Wait for room; what is taken must be given back."""
         if not self._waiting and self._has_room(priority):
-            self._in_work[priority] += weight
+            self._let_in(priority, weight, account)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(priority, (weight, turn))
+        self._waiting.add(priority, None)
+        self._turns[priority].add(account, (weight, turn))
         self._admit()
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give_back(priority, weight)
+                self.give_back(priority, weight, account)
             raise
 
-    def give_back(self, priority: Priority, weight: int = 1) -> None:
+    def give_back(self, priority: Priority, weight: int = 1, account: bytes = ANYBODY) -> None:
         self._in_work[priority] -= weight
+        self._of_account[account] -= weight
+        if not self._of_account[account]:
+            del self._of_account[account]
         self._admit()
 
     def _admit(self) -> None:
@@ -59,10 +73,15 @@ class Slots:
                 priority = self._waiting.first
                 if not self._has_room(priority):
                     return
-            weight, turn = self._waiting.pop(priority)
+            self._waiting.pop(priority)
+            account, (weight, turn) = self._turns[priority].pop(self._of_account)
             if not turn.done():  # else it was given up
-                self._in_work[priority] += weight
+                self._let_in(priority, weight, account)
                 turn.set_result(None)
+
+    def _let_in(self, priority: Priority, weight: int, account: bytes) -> None:
+        self._in_work[priority] += weight
+        self._of_account[account] += weight
 
     def _has_room(self, priority: Priority) -> bool:
         if self._in_work.total() < self.count:

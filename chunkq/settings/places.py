@@ -55,6 +55,11 @@ class Directories:
         return self.state / "replays"
 
     @property
+    def usage(self) -> Path:
+        """How much each peer was sent of late, one small file each."""
+        return self.state / "usage"
+
+    @property
     def jobs(self) -> Path:
         """Transfers that `get --queue` left for a worker."""
         return self.state / "jobs"

@@ -15,6 +15,7 @@ from chunkq.errors import SourceChanging
 from chunkq.ports import SourceFile, StoredManifest
 from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.manifest import Head, decode_head
+from chunkq.protocol.quota import DEFAULT_PENDING_HASHES
 from chunkq.runtime import manifests
 from chunkq.runtime.manifests import INLINE_BYTES, Build, Manifests, Preparing
 from chunkq.storage.hashing import build_manifest
@@ -160,7 +161,7 @@ async def test_ten_thousand_hashes_asked_for_hold_up_nobody(
     monkeypatch.setattr(manifests, "HOLD_S", 0.01)
     build = Held()
     with ThreadPoolExecutor(4) as pool:
-        origin = Flooded(tmp_path, build, pool, manifests.MAX_WAITING + 40)
+        origin = Flooded(tmp_path, build, pool, DEFAULT_PENDING_HASHES + 40)
         before = len(os.listdir("/proc/self/fd"))
         for name in origin.names:
             assert Preparing(0, SIZE) == await origin.ask(name, "mallory")
@@ -171,7 +172,7 @@ async def test_ten_thousand_hashes_asked_for_hold_up_nobody(
         begun_then = list(build.begun)
         build.may_end.set()
         async with asyncio.timeout(60):
-            while len(build.begun) < 2 + manifests.MAX_WAITING:  # noqa: ASYNC110
+            while len(build.begun) < 2 + DEFAULT_PENDING_HASHES:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await origin.manifests.close()
 
