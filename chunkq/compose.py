@@ -36,11 +36,13 @@ from chunkq.protocol.messages import RefusalReason
 from chunkq.protocol.succession import Said
 from chunkq.runtime.answers import Answers
 from chunkq.runtime.asking import Order, Place
+from chunkq.runtime.disk import DiskShares
 from chunkq.runtime.fetch import FileFetch
 from chunkq.runtime.manifests import Manifests
 from chunkq.runtime.origin import OriginWorker
 from chunkq.runtime.packing import Packing
 from chunkq.runtime.peer import PeerLink, Requester
+from chunkq.runtime.slots import Slots
 from chunkq.settings import Link, Peer, Registry, Settings
 from chunkq.settings.trust import millis
 from chunkq.storage.destination import Destination
@@ -55,10 +57,12 @@ from chunkq.storage.places import Places
 from chunkq.storage.receipts import FileRecord
 from chunkq.storage.received import ReceivedLog
 from chunkq.storage.replays import ReplayStore
+from chunkq.storage.room import Floor
 from chunkq.storage.source import DirectoryShare
 from chunkq.storage.staged import StagedFile, open_staged
 from chunkq.storage.statefile import StateHeader
 from chunkq.storage.transferid import mending_id, transfer_id
+from chunkq.storage.usage import UsageStore
 from chunkq.telemetry.logs import write as write_log
 from chunkq.telemetry.malloc import keep_buffers
 from chunkq.telemetry.openfiles import allow_open_files
@@ -152,6 +156,7 @@ def ref_of(peer: Peer) -> PeerRef:
         first_id=(earlier[-1].card if earlier else peer.card).site_id,
         pinned_ms=millis(peer.added_at),
         distrust=peer.detail if peer.trouble else "",
+        quota=peer.quota,
     )
 
 
@@ -299,6 +304,8 @@ async def origin_worker(
             log=log,
             requests_per_s=settings.origin.requests_per_second,
             concurrency=settings.origin.concurrency,
+            quota=settings.origin.quota,
+            usage=UsageStore(places.usage),
         )
     finally:
         await manifests.close()
@@ -336,6 +343,16 @@ class Fetcher:
         self._instance: Instance | None = None
         self._opening = asyncio.Lock()
         self._opened: Transport | None = None
+        self._disk = DiskShares()
+        self._turns: dict[str, Slots] = {}
+        self.floor = Floor(settings.requester.disk_floor_bytes)
+
+    def turns(self, peer: Peer) -> Slots:
+        """Where the transfers from a peer wait until one of them has ended, if there are many."""
+        most = peer.quota.pending_transfers or self.settings.requester.pending_transfers
+        turns = self._turns.setdefault(peer.alias, Slots(most))
+        turns.count = most
+        return turns
 
     async def peer(self, peer: Peer) -> PeerLink:
         """The way to a peer; opens its link. Raises `BrokerUnreachable`, `BrokerRefused`."""
@@ -420,7 +437,12 @@ class Fetcher:
                 wall_ms=self.clock.wall_ms,
                 log=self.log,
             ),
+            disk=(self._disk, self._disk_limit_bytes(named)),
         )
+
+    def _disk_limit_bytes(self, peer: Peer) -> int:
+        own = peer.quota.disk_bytes
+        return self.settings.requester.disk_per_peer_bytes if own is None else own
 
     async def close(self) -> None:
         await self._stack.aclose()

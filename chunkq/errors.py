@@ -199,6 +199,12 @@ class DiskFull(StorageError):
     retry = True
 
 
+class OverQuota(StorageError):
+    """A file is larger than what its peer may take of this disk; nothing was allocated."""
+
+    fault = Fault.USER
+
+
 class SyncFailed(StorageError):
     """An fsync failed: pages may be gone. Never retried; what was not durable counts as absent."""
 

@@ -379,7 +379,10 @@ class Staging(Protocol):
         ...
 
     def free_bytes(self) -> int:
-        """Room on the file system for this user."""
+        """Room on the file system for this user, above what stays free and what is set aside.
+
+        Below zero where others have taken more.
+        """
         ...
 
     def remove(self) -> None:

@@ -16,7 +16,7 @@ from chunkq.ports import NewFile
 from chunkq.protocol.checking import Received
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.messages import Entry
-from chunkq.protocol.priority import PriorityWord
+from chunkq.protocol.priority import Priority, PriorityWord
 from chunkq.protocol.transfer_events import Waiting
 from chunkq.runtime.asking import Order, Place
 from chunkq.runtime.fetch import FileFetch
@@ -73,6 +73,8 @@ class Transfer:
         self._origins = origins
         self._tree: TreeFetch | None = None
         self._phase = "opening"
+        #: It waits, as many transfers as may be are under way from that peer.
+        self._queued = False
         self._done_bytes = 0
         self._new_bytes = 0
         self._duplicates = 0
@@ -144,16 +146,23 @@ class Transfer:
 
     def _waiting(self, files: list[FetchProgress]) -> Waiting | None:
         """Why nothing moves; the carrier's trouble comes before the peer's."""
+        if self._queued and not self._task.done():
+            most = self._fetcher.turns(self._origins.first).count
+            return Waiting("queued", f"{most} transfers from {self.source.peer} are under way")
         if (health := self._origins.health) is not None:
             return Waiting(health.reason, health.detail)
         found = next((file.waiting for file in files if file.waiting), None)
         return found or (self._tree.waiting if self._tree is not None else None)
 
     async def _run(self) -> Result:
+        turns = self._fetcher.turns(self._origins.first)
         try:
-            peer = await self._origins.reach()
-            self._phase = "running"
-            result = await (self._run_tree(peer) if self.source.tree else self._run_file())
+            self._queued = True
+            async with turns.taken(Priority.of(self._wanted.priority)):
+                self._queued = False
+                peer = await self._origins.reach()
+                self._phase = "running"
+                result = await (self._run_tree(peer) if self.source.tree else self._run_file())
         except asyncio.CancelledError:
             self._phase = "stopped"
             raise
@@ -190,10 +199,11 @@ class Transfer:
 
     def _place(self) -> tuple[Destination, tuple[str, ...]]:
         """Where the only file goes."""
-        below = self._wanted.below
+        below, floor = self._wanted.below, self._fetcher.floor
         if below is None or below == self.destination.parent:
-            return Destination.for_file(self.destination), (self.destination.name,)
-        destination = Destination.for_tree(below)
+            found = Destination.for_file(self.destination, floor=floor)
+            return found, (self.destination.name,)
+        destination = Destination.for_tree(below, floor=floor)
         try:
             parts = self.destination.relative_to(below).parts
             destination.make_dirs(parts[:-1])
@@ -204,7 +214,7 @@ class Transfer:
 
     async def _run_tree(self, peer: PeerLink) -> Result:
         with (
-            Destination.for_tree(self.destination) as destination,
+            Destination.for_tree(self.destination, floor=self._fetcher.floor) as destination,
             BatchPlacer(destination, overwrite=self._wanted.overwrite) as placer,
         ):
             staged = await asyncio.to_thread(self._staged, peer, destination)

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from chunkq.cli import console, peer_follow, peer_show
+from chunkq.cli import console, peer_follow, peer_set, peer_show
 from chunkq.cli.lines import read_line
 from chunkq.cli.options import JsonOption, Options
 from chunkq.errors import UsageError
@@ -24,7 +24,8 @@ Examples:
   chunkq peer add beta.card --as backup     a card in a file, called backup
   ssh beta chunkq id | chunkq peer add -    a card from a pipe
   chunkq peer ls
-  chunkq peer show backup                   its card, its keys, its grants
+  chunkq peer show backup                   its card, keys, grants and quotas
+  chunkq peer set backup --bytes-per-day 50GiB
   chunkq peer follow chunkq-succession:...  it has new keys, signed by the old
   chunkq peer rm backup                     revoked at once
 """
@@ -132,6 +133,7 @@ def ls(ctx: typer.Context, *, json: JsonOption = False) -> None:
 
 
 app.command("show")(peer_show.show)
+app.command("set", epilog=peer_set.EXAMPLES)(peer_set.set_)
 app.command("follow", epilog=peer_follow.EXAMPLES)(peer_follow.follow)
 
 

@@ -10,8 +10,12 @@ import typer
 from chunkq.cli import console
 from chunkq.cli.options import JsonOption, Options
 from chunkq.protocol.identity import fingerprint
-from chunkq.settings import Peer, Registry
-from chunkq.settings.trust import moment
+from chunkq.cli.progress import size_text
+from chunkq.compose import ref_of
+from chunkq.settings import Peer, Registry, Settings
+from chunkq.settings.quantity import show_size
+from chunkq.settings.trust import QUOTA_KEYS, SIZE_KEYS, moment
+from chunkq.storage.usage import UsageStore
 
 _TIME_FORM = "%Y-%m-%d %H:%M UTC"
 
@@ -22,13 +26,18 @@ def show(
     *,
     json: JsonOption = False,
 ) -> None:
-    """Show a peer: its card, what it may see, and the keys that it had before."""
+    """Show a peer: its card, what it may see and have, and the keys that it had before."""
     options = Options.of(ctx, json=json)
-    registry = Registry(options.load().settings.directories)
+    settings = options.load().settings
+    registry = Registry(settings.directories)
     peer = registry.peer(alias)
+    quotas = quotas_of(peer, settings)
+    sent = UsageStore(settings.directories.usage).used(ref_of(peer).first_id)
     grants = [f"{share}/{grant.prefix}".rstrip("/") for share, grant in registry.granted(alias)]
     if options.json:
-        console.emit("peer", {**_fields(peer), "may_see": grants})
+        table = {key: value for key, value, _ in quotas}
+        used = {"may_see": grants, "quota": table, "sent_bytes_last_day": sent}
+        console.emit("peer", {**_fields(peer), **used})
         return
     console.out(f"{alias}, pinned {peer.added_at.strftime(_TIME_FORM)}")
     console.out(f"card:         {peer.card_line}")
@@ -36,6 +45,9 @@ def show(
     console.out(f"reached:      link {peer.link}, as {peer.address}")
     console.out(f"may see:      {', '.join(grants) or 'nothing'}")
     console.out(f"keys:         {state_of(peer)}")
+    console.out(f"sent to it:   {size_text(sent)} in the last day")
+    for key, value, own in quotas:
+        console.out(f"{key + ':':<21} {show_quota(key, value)}{'' if own else '  (default)'}")
     if peer.trouble:
         console.out(f"not trusted:  {peer.detail}, {_time(peer.trouble_ms)}")
     if not peer.follow:
@@ -45,6 +57,32 @@ def show(
             f"had before:   {fingerprint(each.card)}, until {_time(each.left_ms)}; "
             + _counting(each.until_ms)
         )
+
+
+def quotas_of(peer: Peer, settings: Settings) -> list[tuple[str, float, bool]]:
+    """Key, what is in force, and whether that was said of this peer in particular."""
+    origin, requester = settings.origin, settings.requester
+    defaults: dict[str, float] = {
+        "requests_per_second": origin.requests_per_second,
+        "bytes_in_flight": origin.in_flight_bytes,
+        "bytes_per_day": origin.day_bytes,
+        "pending_requests": origin.pending_requests,
+        "pending_hashes": origin.pending_hashes,
+        "pending_transfers": requester.pending_transfers,
+        "disk": requester.disk_per_peer_bytes,
+    }
+    own = {key: getattr(peer.quota, name) for key, name in QUOTA_KEYS.items()}
+    return [
+        (key, default if own[key] is None else own[key], own[key] is not None)
+        for key, default in defaults.items()
+    ]
+
+
+def show_quota(key: str, value: float) -> str:
+    """As one would write it; 0 bytes are no limit."""
+    if key not in SIZE_KEYS:
+        return f"{value:g}"
+    return show_size(int(value)) if value else "no limit"
 
 
 def state_of(peer: Peer) -> str:

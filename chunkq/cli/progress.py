@@ -25,9 +25,14 @@ REASONS: Final = {
     "broker_blocked": "the broker takes nothing: short of memory or disk, or of nodes",
     "spool_unavailable": "the spool directory is not there",
     "disk_full": "no room on this disk; goes on by itself once there is",
+    "queued": "other transfers from that peer go first",
     "clock_skew": "the clocks of both sites differ",
     "expired": "the origin asks to begin anew",
 }
+
+
+#: Reasons whose detail says more than they do: which quota, which disk, until when.
+TOLD: Final = frozenset({"busy", "disk_full", "queued"})
 
 
 def size_text(size: float) -> str:
@@ -106,7 +111,8 @@ def _details(progress: Progress, meter: Meter) -> list[str]:
         why = REASONS.get(waiting.reason, waiting.reason)
         if waiting.total:
             why += f" ({100 * waiting.done // waiting.total}% of {size_text(waiting.total)})"
-        return [f"waiting: {why}"]
+        told = waiting.reason in TOLD and waiting.detail
+        return [f"waiting: {why}", *([f"({waiting.detail})"] if told else [])]
     details = []
     if progress.phase in ("verifying", "publishing", "recovering"):
         details.append(progress.phase)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,10 @@ POLL_S: Final = 1.0
 RETRY_S: Final = 5.0
 RETRY_CAP_S: Final = 300.0
 MAX_DOUBLINGS: Final = 6
+
+#: Percent of the jobs under way that may be of one peer: one that is silent, or has left thousands
+#: of jobs, holds up no other's.
+SHARE_OF_ONE_PEER: Final = 75
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -63,7 +68,7 @@ async def _work(settings: Settings, *, once: bool) -> int:
     async def loop(notifier: Notifier) -> None:
         async with Site.open(settings) as site:
             notifier.ready()
-            worker = Worker(site, store, once=once)
+            worker = Worker(site, store, settings.requester.concurrency, once=once)
             async with asyncio.TaskGroup() as group:
                 for _ in range(settings.requester.concurrency):
                     group.create_task(worker.run())
@@ -78,8 +83,12 @@ async def _work(settings: Settings, *, once: bool) -> int:
 class Worker:
     """Takes jobs, several at once: one that waits for a silent peer holds up no other."""
 
-    def __init__(self, site: Site, store: JobStore, *, once: bool) -> None:
+    def __init__(self, site: Site, store: JobStore, loops: int, *, once: bool) -> None:
         self._site = site
+        #: Jobs under way by the peer that they ask first, and how many there may be of one.
+        self._active: Counter[str] = Counter()
+        self._most_of_one_peer = max(1, loops * SHARE_OF_ONE_PEER // 100)
+        self._claiming = asyncio.Lock()
         self._store = store
         self._once = once
         #: When a job that was given back may be taken again, by the loop's clock.
@@ -94,13 +103,26 @@ class Worker:
             if not self._once:
                 now = clock.time()
                 self._not_before = {id_: at for id_, at in self._not_before.items() if at > now}
-            claim = await asyncio.to_thread(self._store.claim, tuple(self._not_before))
+            claim = await self._claim()
             if claim is not None:
-                await self._do(claim)
+                try:
+                    await self._do(claim)
+                finally:
+                    self._active[claim.job.peer] -= 1
             elif self._once:
                 return
             else:
                 await asyncio.sleep(POLL_S)
+
+    async def _claim(self) -> JobClaim | None:
+        """The next job, but of no peer that has its share of the loops."""
+        async with self._claiming:
+            most = self._most_of_one_peer
+            full = {peer for peer, count in self._active.items() if count >= most}
+            claim = await asyncio.to_thread(self._store.claim, tuple(self._not_before), full)
+            if claim is not None:
+                self._active[claim.job.peer] += 1
+            return claim
 
     def conclude(self) -> None:
         """Raises `PartialFailure` if not every job went well."""

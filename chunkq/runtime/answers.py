@@ -163,7 +163,11 @@ class Answers:
                 detail = f"{size} bytes are too many for chunks of {body.largest_chunk}"
                 return await replies.refuse(refusal(RefusalReason.TOO_LARGE, detail))
             found = await self._manifests.get(
-                source, chunk_size, lambda: share.open(body.path), peer.alias, replies.most_hashes
+                source,
+                chunk_size,
+                lambda: share.open(body.path),
+                peer.alias,
+                replies.most_hashes,
             )
             if isinstance(found, Preparing):
                 return await replies.refuse(_preparing(found))

@@ -7,9 +7,10 @@ before the sync begins; so a bit on disk is never ahead of its data.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Protocol
 
-from chunkq.errors import DiskFull, SyncFailed
+from chunkq.errors import DiskFull, StorageError, SyncFailed
 from chunkq.ports import Delivery, Log, Staging, TransferState
 from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.bitmap import Bitmap
@@ -44,6 +45,8 @@ class Committer:
         self._in_thread = in_thread
         self._log = log
         self._generation = 0
+        #: Above what stays free on the disk, after the last commit.
+        self.room_bytes = 0
         #: As of the newest slot on disk.
         self.durable = Bitmap(0)
         self._written: list[tuple[Done, Delivery]] = []
@@ -97,6 +100,9 @@ class Committer:
         self._staging.part.sync()
         self._staging.settle()
         self._staging.state.store(state)
+        self.room_bytes = 0
+        with suppress(StorageError):  # it is committed, whatever is to be known of the disk
+            self.room_bytes = self._staging.free_bytes()
 
 
 def _give_back(written: list[tuple[Done, Delivery]]) -> None:

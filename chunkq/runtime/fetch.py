@@ -31,6 +31,7 @@ from chunkq.protocol.transfer import Transfer
 from chunkq.protocol.transfer_events import Phase
 from chunkq.runtime.asking import Order, Place, receipt, request_body, waiting_for
 from chunkq.runtime.committing import Committer
+from chunkq.runtime.disk import DiskShares
 from chunkq.runtime.landing import Landing
 from chunkq.runtime.peer import Asked, PeerLink
 from chunkq.runtime.progress import FetchProgress, FetchResult
@@ -65,8 +66,11 @@ class FileFetch:
         on_resume: Callable[[int, int], None] | None = None,
         mirrors: Sequence[Place] = (),
         record: Record | None = None,
+        disk: tuple[DiskShares, int] | None = None,
     ) -> None:
+        """`disk`: what the peers' files take, and how much those of this one may; 0: anything."""
         self._peer = peer
+        self._disk, self._disk_limit_bytes = disk or (DiskShares(), 0)
         self._places = (Place(peer, order.share, order.path), *mirrors)
         self._recorder = Recorder(record, self._places)
         self._lanes = {place.peer: number for number, place in enumerate(self._places)}
@@ -90,6 +94,8 @@ class FileFetch:
         self._tally = Tally(order.path, [place.peer.ref.alias for place in self._places])
         self._space_poll: asyncio.Task[None] | None = None
         self._space_poll_s = SPACE_POLL_S
+        #: It waits for others to leave as much as shall stay free, and needs nothing itself.
+        self._below_floor = False
         #: No more replies and requests; then, no more events.
         self._closing = False
         self._stopping = False
@@ -170,6 +176,7 @@ class FileFetch:
             self._log("transfer_recovering", path=self._order.path, peer=self._peer.ref.alias)
         if resumed is not None:
             self._use_head(resumed.head).follow(resumed.bitmap)
+            self._disk.hold(self._peer.ref.alias, self, resumed.head.geometry.size_bytes)
             self._tally.resumed_chunks = self._transfer.bitmap.present
             if self._on_resume is not None:
                 self._on_resume(self._tally.resumed_chunks, self._transfer.bitmap.count)
@@ -212,6 +219,7 @@ class FileFetch:
                 await self._committer.commit(transfer, effect.phase)
             transfer.abandon()
         self._committer.release()
+        self._disk.give_back(self._peer.ref.alias, self)
         await self._in_thread(self._staging.remove if self._fruitless else self._staging.close)
         self._room_appeared()
 
@@ -458,6 +466,8 @@ class FileFetch:
                 hint="give another destination, or --overwrite to replace it",
             )
         try:
+            size, limit = head.geometry.size_bytes, self._disk_limit_bytes
+            self._disk.take(self._peer.ref.alias, self, size, limit)
             await self._in_thread(lambda: self._prepare_blocking(head))
         except DiskFull as error:
             self._feed(ev.SpaceGone(error.message, step=True))
@@ -479,9 +489,20 @@ class FileFetch:
         if isinstance(event, ev.Committed):
             self._space_poll_s = SPACE_POLL_S
             self._reader.follow(self._committer.durable)
-        elif isinstance(event, ev.SyncLost):
+            self._feed(event)
+            self._look_at_room()
+            return
+        if isinstance(event, ev.SyncLost):
             self._reader.restart()
         self._feed(event)
+
+    def _look_at_room(self) -> None:
+        """What is set aside is ours, but a disk that others fill wants somebody to look at it."""
+        assert self._transfer is not None
+        lacking = -self._committer.room_bytes
+        if lacking > 0 and self._transfer.phase in (Phase.RUNNING, Phase.RECOVERING):
+            self._below_floor = True
+            self._feed(ev.SpaceGone(f"{lacking} bytes less are free than shall stay (disk_floor)"))
 
     async def _read_back(self) -> None:
         assert self._transfer is not None
@@ -530,11 +551,14 @@ class FileFetch:
             await asyncio.sleep(self._space_poll_s)
             self._space_poll_s = min(2 * self._space_poll_s, MAX_SPACE_POLL_S)
             if await self._in_thread(self._staging.free_bytes) >= self._space_needed():
+                self._below_floor = False
                 self._feed(ev.SpaceBack())
                 return
 
     def _space_needed(self) -> int:
         assert self._transfer is not None
+        if self._below_floor:
+            return 0
         head = self._transfer.head
         if head is None:
             return SPACE_ENOUGH_BYTES

@@ -23,7 +23,7 @@ from chunkq.settings.model import (
 )
 from chunkq.settings.nearest import did_you_mean
 from chunkq.settings.places import Directories
-from chunkq.settings.quantity import show_duration, show_rate, show_size
+from chunkq.settings.quantity import AUTO, show_duration, show_rate, show_size
 
 PREFIX: Final = "CHUNKQ_"
 #: Variables that are no setting: read where they are needed, or by the test suite.
@@ -118,7 +118,7 @@ def _show_fields(model: BaseModel, skip: tuple[str, ...] = ()) -> Iterator[tuple
             continue
         value = getattr(model, attribute)
         if value is None:
-            pass
+            value = AUTO if attribute == "disk_floor_bytes" else None
         elif attribute.endswith("_bytes_per_s"):
             value = show_rate(value)
         elif attribute.endswith("_bytes"):

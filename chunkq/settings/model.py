@@ -33,8 +33,15 @@ from chunkq.protocol.limits import (
     MIB,
     MIN_CHUNK_SIZE_BYTES,
 )
+from chunkq.protocol.quota import (
+    DEFAULT_BYTES_IN_FLIGHT,
+    DEFAULT_PENDING_HASHES,
+    DEFAULT_PENDING_REQUESTS,
+    DEFAULT_REQUESTS_PER_S,
+    Quota,
+)
 from chunkq.settings.places import Directories
-from chunkq.settings.quantity import DurationSeconds, RateBytes, SizeBytes
+from chunkq.settings.quantity import DurationSeconds, RateBytes, SizeBytes, SizeOrAuto
 
 #: Names of sites, peers, links and shares: a DNS label, so that they fit routing keys and files.
 LABEL: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -57,6 +64,9 @@ DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * MIB
 PACKET_OVERHEAD_BYTES: Final = 64 * KIB
 #: Slowest rate of a link: the smallest chunk in four seconds; below it nothing of use moves.
 MIN_RATE_BYTES_PER_S: Final = 1 * KIB
+#: Transfers of one peer that are under way at once in a process. Where more are begun (a server
+#: that embeds this may begin thousands) the others wait, and keep nothing open meanwhile.
+DEFAULT_PENDING_TRANSFERS: Final = 64
 #: Most files fetched at once: each holds a part file, a state file and a window.
 MAX_CONCURRENCY: Final = 64
 
@@ -169,7 +179,13 @@ class Link(Model):
 
 
 class RequesterSettings(Model):
-    """How files are fetched. `patience_s`: how long a peer may be silent before giving up."""
+    """How files are fetched. `patience_s`: how long a peer may be silent before giving up.
+
+    `pending_transfers`: of one peer at once in a process, the others wait. `disk_per_peer_bytes`:
+    what unfinished files of one peer may take at once in a process; 0: any number.
+    `disk_floor_bytes`: what stays free on a disk that is written to; None: the smaller of 1 GiB
+    and a twentieth of it; 0: nothing.
+    """
 
     concurrency: int = Field(default=8, ge=1, le=MAX_CONCURRENCY)
     patience_s: DurationSeconds = Field(default=120.0, alias="patience", ge=1)
@@ -177,13 +193,36 @@ class RequesterSettings(Model):
     commit_interval_s: DurationSeconds = Field(
         default=COMMIT_INTERVAL_MS / 1000, alias="commit_interval", gt=0, le=60
     )
+    pending_transfers: int = Field(default=DEFAULT_PENDING_TRANSFERS, ge=1)
+    disk_per_peer_bytes: SizeBytes = Field(default=0, alias="disk_per_peer")
+    disk_floor_bytes: SizeOrAuto = Field(default=None, alias="disk_floor")
 
 
 class OriginSettings(Model):
-    """How files are served: requests worked on at once, and what one peer may ask of a worker."""
+    """How files are served: requests worked on at once, and what one peer may have of a worker.
+
+    The quotas are those of `chunkq.protocol.quota.Quota`.
+    """
 
     concurrency: int = Field(default=8, ge=1, le=MAX_CONCURRENCY)
-    requests_per_second: float = Field(default=1000.0, gt=0)
+    requests_per_second: float = Field(default=DEFAULT_REQUESTS_PER_S, gt=0)
+    in_flight_bytes: SizeBytes = Field(
+        default=DEFAULT_BYTES_IN_FLIGHT, alias="bytes_in_flight", ge=1
+    )
+    day_bytes: SizeBytes = Field(default=0, alias="bytes_per_day")
+    pending_requests: int = Field(default=DEFAULT_PENDING_REQUESTS, ge=1)
+    pending_hashes: int = Field(default=DEFAULT_PENDING_HASHES, ge=1)
+
+    @property
+    def quota(self) -> Quota:
+        """What one peer may have, of which nothing else is said."""
+        return Quota(
+            requests_per_s=self.requests_per_second,
+            bytes_in_flight=self.in_flight_bytes,
+            bytes_per_day=self.day_bytes,
+            pending_requests=self.pending_requests,
+            pending_hashes=self.pending_hashes,
+        )
 
 
 class LogSettings(Model):

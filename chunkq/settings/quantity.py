@@ -8,6 +8,8 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator
 
+#: What is chosen by what is found.
+AUTO: Final = "auto"
 _NUMBER: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 _SIZE_UNITS: Final = {
@@ -96,6 +98,12 @@ def show_duration(duration_s: float) -> str:
     return f"{duration_s:g}s"
 
 
+def parse_size_or_auto(value: object) -> int | None:
+    """As `parse_size`, and None for `"auto"`. Raises `ValueError`."""
+    return None if value is None or value == AUTO else parse_size(value)
+
+
 SizeBytes = Annotated[int, BeforeValidator(parse_size)]
 RateBytes = Annotated[int, BeforeValidator(parse_rate)]
 DurationSeconds = Annotated[float, BeforeValidator(parse_duration)]
+SizeOrAuto = Annotated[int | None, BeforeValidator(parse_size_or_auto)]

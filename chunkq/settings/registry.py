@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
 from chunkq.errors import ConfigError, NotFound, StatementInvalid, StorageError, UsageError
+from chunkq.protocol.quota import PeerQuota
 from chunkq.protocol.standing import Trouble, concerns, heed
 from chunkq.protocol.succession import Said
 from chunkq.settings.files import read_text, read_toml, write_toml
@@ -179,6 +180,8 @@ class Registry:
                 _check_decided(pinned, peer, replace_card=replace_card)
             elif pinned is not None and pinned.card == peer.card:
                 peer = peer.at(pinned.standing)
+            if pinned is not None:
+                peer = replace(peer, quota=pinned.quota)
             if pinned is not None and pinned.card != peer.card and not replace_card:
                 raise UsageError(
                     f"another card is already pinned as {peer.alias}",
@@ -187,6 +190,15 @@ class Registry:
             if pinned is not None and replace(peer, added_at=pinned.added_at) == pinned:
                 return False
             self._write_peer(peer)
+        return True
+
+    def set_quota(self, alias: str, quota: PeerQuota) -> bool:
+        """Let a peer have so much; False if it is so already. Raises `NotFound`."""
+        with self._writing():
+            peer = self.peer(alias)
+            if peer.quota == quota:
+                return False
+            self._write_peer(replace(peer, quota=quota))
         return True
 
     def heed(

@@ -45,10 +45,18 @@ _TAIL: Final = """\
 # patience = "2m"                         # how long a peer may be silent before giving up
 # commit_size = "64MiB"                   # progress is made safe after so many bytes
 # commit_interval = "1s"                  # or so long
+# pending_transfers = 64                  # of one peer at once; more wait for their turn
+# disk_per_peer = "0B"                    # what unfinished files of one peer may take; 0: any number
+# disk_floor = "auto"                     # stays free; auto: 1GiB, or 5% of a disk below 20GiB
 
 # [origin]
 # concurrency = 8                         # requests a worker answers at once
-# requests_per_second = 1000              # what one peer may ask of a worker
+# What one peer may have of a worker; for one in particular: chunkq peer set PEER
+# requests_per_second = 1000              # more are refused for the moment
+# bytes_in_flight = "256MiB"              # of answers being made or on their way
+# bytes_per_day = "0B"                    # of files in 24 hours, from all workers; 0: any number
+# pending_requests = 256                  # taken from the queue and not yet answered
+# pending_hashes = 16                     # large files being hashed for it, or waiting for that
 
 # [log]
 # level = "info"                          # debug, info, warning, error

@@ -23,6 +23,7 @@ from chunkq.protocol.limits import (
     MIN_CHUNK_SIZE_BYTES,
 )
 from chunkq.protocol.names import check_path
+from chunkq.protocol.quota import PeerQuota
 from chunkq.protocol.standing import MAX_EARLIER, Earlier, Standing, Trouble
 from chunkq.settings.files import find_line
 from chunkq.settings.model import DEFAULT_LINK, LABEL, LABEL_RULE, Label
@@ -39,7 +40,8 @@ class Peer:
     """A pinned site. `alias` is what it is called here, `address` its name on the link.
 
     `card_line` is the card as it was given, or as a succession gave it. `follow`: a succession is
-    followed when it is heard of, not only by `chunkq peer follow`.
+    followed when it is heard of, not only by `chunkq peer follow`. `quota`: what it may have, where
+    that is not what all may.
     """
 
     alias: str
@@ -53,6 +55,7 @@ class Peer:
     trouble: Trouble | None = None
     trouble_ms: int = 0
     detail: str = ""
+    quota: PeerQuota = PeerQuota()
 
     @property
     def standing(self) -> Standing:
@@ -125,6 +128,47 @@ class _TroubleTable(_File):
     detail: str = ""
 
 
+class QuotaTable(_File):
+    """The keys are those of `[origin]` and `[requester]`; `disk` is `disk_per_peer`."""
+
+    requests_per_second: float | None = Field(default=None, gt=0)
+    bytes_in_flight: SizeBytes | None = Field(default=None, ge=1)
+    bytes_per_day: SizeBytes | None = None
+    pending_requests: int | None = Field(default=None, ge=1)
+    pending_hashes: int | None = Field(default=None, ge=1)
+    pending_transfers: int | None = Field(default=None, ge=1)
+    disk: SizeBytes | None = None
+
+    @property
+    def quota(self) -> PeerQuota:
+        given = self.model_dump()
+        return PeerQuota(**{QUOTA_KEYS[key]: value for key, value in given.items()})
+
+
+#: What a key of the table is called in `PeerQuota`.
+QUOTA_KEYS: Final = {
+    "requests_per_second": "requests_per_s",
+    "bytes_in_flight": "bytes_in_flight",
+    "bytes_per_day": "bytes_per_day",
+    "pending_requests": "pending_requests",
+    "pending_hashes": "pending_hashes",
+    "pending_transfers": "pending_transfers",
+    "disk": "disk_bytes",
+}
+#: Which of them are sizes.
+SIZE_KEYS: Final = frozenset({"bytes_in_flight", "bytes_per_day", "disk"})
+
+
+def quota_to_table(quota: PeerQuota) -> dict[str, Any]:
+    """What differs from the defaults, as one would write it."""
+    values = {key: getattr(quota, name) for key, name in QUOTA_KEYS.items()}
+    return {
+        key: show_size(value) if key in SIZE_KEYS else value
+        for key, value in values.items()
+        if value is not None
+    }
+
+
 class _PeerFile(_File):
     card: str = Field(max_length=MAX_CARD_LENGTH)
     link: Label = DEFAULT_LINK
@@ -133,6 +177,7 @@ class _PeerFile(_File):
     follow: bool = True
     trouble: _TroubleTable | None = None
     earlier: list[_EarlierTable] = Field(default_factory=list, max_length=MAX_EARLIER)
+    quota: QuotaTable = Field(default_factory=QuotaTable)
 
 
 class _GrantTable(_File):
@@ -197,6 +242,7 @@ def peer_from_table(alias: str, table: Mapping[str, Any], path: Path, text: str)
         trouble=trouble.what if trouble else None,
         trouble_ms=millis(trouble.since) if trouble else 0,
         detail=trouble.detail if trouble else "",
+        quota=parsed.quota.quota,
     )
 
 
@@ -209,6 +255,8 @@ def peer_to_table(peer: Peer) -> dict[str, Any]:
     }
     if not peer.follow:
         table["follow"] = False
+    if quota := quota_to_table(peer.quota):
+        table["quota"] = quota
     if peer.trouble is not None:
         since = moment(peer.trouble_ms)
         table["trouble"] = {"what": str(peer.trouble), "since": since, "detail": peer.detail}

@@ -18,6 +18,7 @@ from chunkq.protocol.names import STAGING_NAME, check_link_target, check_name, f
 from chunkq.storage import descriptors
 from chunkq.storage.kinds import Kind, kind_of, lstat_at
 from chunkq.storage.mapping import storage_errors, translate
+from chunkq.storage.room import NO_FLOOR, Floor
 
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _ROOT_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY
@@ -31,17 +32,21 @@ class Destination:
     """A root directory, and below it whatever `parts` name.
 
     `own_name` is the final name that the user gave for a single file: it need not please Windows.
+    `floor`: what stays free on its disk.
     """
 
-    def __init__(self, directory_fd: int, path: str, own_name: str | None) -> None:
+    def __init__(
+        self, directory_fd: int, path: str, own_name: str | None, floor: Floor = NO_FLOOR
+    ) -> None:
         self.directory_fd = directory_fd
         self.path = path
         self.own_name = own_name
+        self.floor = floor
         self._claimed: dict[tuple[str, ...], dict[str, str]] = {}
         self._found: dict[tuple[str, ...], frozenset[str]] = {}
 
     @classmethod
-    def for_file(cls, path: str | os.PathLike[str]) -> Self:
+    def for_file(cls, path: str | os.PathLike[str], floor: Floor = NO_FLOOR) -> Self:
         """The directory that will hold `path`, which must exist. Raises `DestinationUnusable`."""
         whole = os.path.abspath(path)
         parent, name = os.path.split(whole)
@@ -49,16 +54,18 @@ class Destination:
             raise DestinationUnusable(f"{os.fspath(path)!a} names no file")
         if fold_key(name) == STAGING_NAME:
             raise DestinationUnusable(f"{whole} is where unfinished transfers are kept")
-        return cls(_open_root(parent), parent, name)
+        return cls(_open_root(parent), parent, name, floor)
 
     @classmethod
-    def for_tree(cls, path: str | os.PathLike[str], create: bool = True) -> Self:
+    def for_tree(
+        cls, path: str | os.PathLike[str], create: bool = True, floor: Floor = NO_FLOOR
+    ) -> Self:
         """The directory `path` itself, created with its parents if need be and wanted."""
         whole = os.path.abspath(path)
         if create:
             with storage_errors("mkdir", whole, destination=True):
                 os.makedirs(whole, exist_ok=True)
-        return cls(_open_root(whole), whole, None)
+        return cls(_open_root(whole), whole, None, floor)
 
     def close(self) -> None:
         fd, self.directory_fd = self.directory_fd, -1

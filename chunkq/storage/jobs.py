@@ -66,6 +66,11 @@ class Job:
     error_message: str = ""
     state: JobState = JobState.PENDING
 
+    @property
+    def peer(self) -> str:
+        """Whom it asks first."""
+        return self.sources[0].partition(":")[0] if self.sources else ""
+
 
 @cache
 def _parser() -> TypeAdapter[Job]:
@@ -96,6 +101,8 @@ class JobStore:
         self.path = os.path.join(os.path.abspath(state_dir), "jobs")
         self._entropy = entropy
         self._fds: dict[JobState, int] = {}
+        #: Whom jobs that wait ask first; that never changes.
+        self._peers: dict[str, str] = {}
         for state in JobState:
             path = os.path.join(self.path, state)
             with storage_errors("mkdir", path):
@@ -155,14 +162,16 @@ class JobStore:
 
     # ------------------------------------------------------------ who works
 
-    def claim(self, skip: Container[str] = ()) -> JobClaim | None:
+    def claim(self, skip: Container[str] = (), skip_peers: Container[str] = ()) -> JobClaim | None:
         """The oldest job that nobody has, or None. Takes back the jobs of workers that died.
 
-        `skip`: ids of jobs whose turn has not come again.
+        `skip`: ids of jobs whose turn has not come again. `skip_peers`: of whom enough are done.
         """
         self.recover()
-        for name in self._names(JobState.PENDING):
-            if name.removesuffix(_SUFFIX) in skip:
+        names = self._names(JobState.PENDING)
+        self._peers = {name: self._peers[name] for name in names if name in self._peers}
+        for name in names:
+            if name.removesuffix(_SUFFIX) in skip or self._peer_of(name) in skip_peers:
                 continue
             fd = self._lock(JobState.PENDING, name)
             if fd is None:
@@ -176,6 +185,13 @@ class JobStore:
             self._move(name, JobState.PENDING, JobState.RUNNING)
             return JobClaim(replace(job, state=JobState.RUNNING), fd)
         return None
+
+    def _peer_of(self, name: str) -> str:
+        """The peer that a job asks first; empty if the job cannot be read."""
+        if name not in self._peers:
+            job = self._read(JobState.PENDING, name)
+            self._peers[name] = job.peer if job else ""
+        return self._peers[name]
 
     def complete(self, claim: JobClaim) -> None:
         """The job is done; a bounded number of these is remembered."""

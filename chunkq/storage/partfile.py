@@ -16,6 +16,7 @@ from chunkq.storage import descriptors, linux
 from chunkq.storage.direct import DirectFile
 from chunkq.storage.kinds import is_regular
 from chunkq.storage.mapping import storage_errors, translate
+from chunkq.storage.room import NO_FLOOR, Floor
 
 #: `st_blocks` counts these, whatever the file system's block is.
 BLOCK_SIZE_BYTES: Final = 512
@@ -35,9 +36,15 @@ _MODE: Final = 0o600
 class PartFile:
     """`<transfer id>.part` in an open staging directory. It comes into being with `allocate`."""
 
-    def __init__(self, directory_fd: int, name: str, path: str) -> None:
-        """Open the part file if it is there. `path` is for messages only."""
+    def __init__(self, directory_fd: int, name: str, path: str, floor: Floor = NO_FLOOR) -> None:
+        """Open the part file if it is there. `path` is for messages only.
+
+        `floor`: what stays free on the disk.
+        """
         self.path = path
+        self._floor = floor
+        #: How much of it will be data, where no room could be reserved for that.
+        self._unreserved_bytes = 0
         self._directory_fd = directory_fd
         self._name = name
         self._size_bytes = 0
@@ -61,6 +68,13 @@ class PartFile:
     def allocated_bytes(self) -> int:
         """How much of the disk it takes."""
         return self._stat().st_blocks * BLOCK_SIZE_BYTES if self.exists else 0
+
+    @property
+    def unreserved_bytes(self) -> int:
+        """What is still to be written and has no room set aside, as far as that is known."""
+        if not self._unreserved_bytes:
+            return 0
+        return max(0, self._unreserved_bytes - self.allocated_bytes)
 
     def matches(self, geometry: Geometry) -> bool:
         """Whether it is there and as long as it must be for a bitmap of it to mean anything."""
@@ -92,7 +106,8 @@ class PartFile:
         for start, stop in hole_runs:
             self.discard(start, stop - start)
         hole_bytes = sum(stop - start for start, stop in hole_runs)
-        self._check_room(fd, geometry.size_bytes - hole_bytes - self.allocated_bytes)
+        data_bytes = geometry.size_bytes - hole_bytes
+        self._check_room(fd, data_bytes - self.allocated_bytes)
         if self.size_bytes < geometry.size_bytes:
             self.truncate(geometry.size_bytes)
         self._sized(geometry.size_bytes)
@@ -101,7 +116,7 @@ class PartFile:
             for start, stop in data_runs[:MAX_RESERVED_RUNS]:
                 linux.reserve(fd, start, stop - start)
         except linux.Unsupported:
-            return
+            self._unreserved_bytes = data_bytes
         except OSError as error:
             raise translate(error, "fallocate", self.path, destination=True) from error
 
@@ -113,15 +128,17 @@ class PartFile:
         self._sized(geometry.size_bytes)
 
     def _check_room(self, fd: int, needed_bytes: int) -> None:
-        with storage_errors("fstatvfs", self.path):
-            room = os.fstatvfs(fd)
-        available_bytes = room.f_bavail * room.f_frsize
+        room = self._floor.room(fd, self.path)
         # Some network file systems report nothing at all; then the write itself must tell.
-        if room.f_blocks and needed_bytes > available_bytes:
-            raise DiskFull(
-                f"{self.path}: {needed_bytes} bytes are needed, {available_bytes} are available",
-                hint=f"make room for {needed_bytes - available_bytes} bytes more",
-            )
+        if not room.known or needed_bytes <= 0 or needed_bytes <= room.above_bytes:
+            return
+        what = f"{needed_bytes} bytes are needed, {room.free_bytes} are available"
+        if room.floor_bytes:
+            what += f", of which {room.floor_bytes} stay free (disk_floor)"
+        raise DiskFull(
+            f"{self.path}: {what}",
+            hint=f"make room for {needed_bytes - room.above_bytes} bytes more",
+        )
 
     def discard(self, offset: int, length: int) -> None:
         """Make a run read as zeros, giving its blocks back where the file system can."""

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
-from chunkq.errors import DestinationExists, DestinationUnusable, StorageError
+from chunkq.errors import DestinationExists, DestinationUnusable, DiskFull, StorageError
 from chunkq.ports import NewFile
 from chunkq.protocol.digest import digest
 from chunkq.protocol.names import STAGING_NAME
@@ -28,10 +28,13 @@ from chunkq.storage import descriptors, linux
 from chunkq.storage.destination import Destination
 from chunkq.storage.kinds import Kind, kind_of, lstat_at
 from chunkq.storage.mapping import describe, storage_errors, translate
+from chunkq.storage.room import Room
 from chunkq.storage.staging import open_staging
 
 #: fsyncs under way at once: one commit of the file system's journal serves all that wait for it.
 SYNC_THREADS: Final = 8
+#: What a file takes of a disk comes in blocks of this size on most.
+BLOCK_SIZE_BYTES: Final = 4096
 #: Names in staging of files that are being placed; the rest is random.
 NAME_SUFFIX: Final = ".small"
 #: Where a file without a name can be named from.
@@ -80,10 +83,12 @@ class BatchPlacer:
         self.close()
 
     def free_bytes(self) -> int:
-        """Room on the file system for this user."""
-        with storage_errors("fstatvfs", self._destination.path):
-            room = os.fstatvfs(self._destination.directory_fd)
-        return room.f_bavail * room.f_frsize
+        """Room on the file system for this user, above what stays free."""
+        return self._room().above_bytes
+
+    def _room(self) -> Room:
+        destination = self._destination
+        return destination.floor.room(destination.directory_fd, destination.path)
 
     # ------------------------------------------------------------ one batch
 
@@ -93,8 +98,15 @@ class BatchPlacer:
         Where it is no error, the file and its name are durable. `DiskFull`: nothing is left of it;
         `SyncFailed`: nor of that. Others: as `publish` of a single file.
         """
+        room = self._room()
+        left = room.above_bytes if room.known and room.floor_bytes else sum(map(_takes, files))
         with self._directories(files) as directories:
-            placings = [self._begin(file, directories) for file in files]
+            placings: list[_Placing] = []
+            for file in files:
+                left -= _takes(file)
+                placings.append(
+                    self._begin(file, directories) if left >= 0 else self._keep_out(file, room)
+                )
             try:
                 self._sync([each for each in placings if each.error is None])
                 for each in placings:
@@ -140,6 +152,13 @@ class BatchPlacer:
         except StorageError as error:
             placing.error = error
         return placing
+
+    def _keep_out(self, file: NewFile, room: Room) -> _Placing:
+        """There would be less free than the floor."""
+        path = self._destination.path_of(file.parts)
+        what = f"{room.free_bytes} bytes are available, of which {room.floor_bytes} stay free"
+        error = DiskFull(f"{path}: {what} (disk_floor)", hint="make room; it goes on by itself")
+        return _Placing(file, -1, path, error=error)
 
     def _write(self, placing: _Placing) -> None:
         file, path = placing.file, placing.path
@@ -327,6 +346,11 @@ def _has_content(placing: _Placing, name: str) -> bool:
 def _by_descriptor(fd: int) -> str:
     """A path to a file without a name; `link` follows it (linkat with AT_SYMLINK_FOLLOW)."""
     return f"{_DESCRIPTORS}/{fd}"
+
+
+def _takes(file: NewFile) -> int:
+    """Of the disk: whole blocks."""
+    return -(-len(file.content) // BLOCK_SIZE_BYTES) * BLOCK_SIZE_BYTES
 
 
 def _hidden_name() -> str:

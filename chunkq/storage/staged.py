@@ -117,10 +117,12 @@ class StagedFile:
         )
 
     def free_bytes(self) -> int:
-        """Room on the file system for this user."""
-        with storage_errors("fstatvfs", self.staging.path):
-            room = os.fstatvfs(self.staging.directory_fd)
-        return room.f_bavail * room.f_frsize
+        """Room on the file system for this user, above what stays free and what is set aside.
+
+        Below zero where others have taken more.
+        """
+        room = self.staging.floor.room(self.staging.directory_fd, self.staging.path)
+        return room.above_bytes - self.part.unreserved_bytes if room.known else 0
 
     def remove(self) -> None:
         """Remove every trace of the transfer but what was published."""

@@ -53,6 +53,7 @@ class Staging:
         if not TRANSFER_ID.fullmatch(transfer_id):
             raise StateInvalid(f"{transfer_id[:80]!a} is no transfer id (32 hexadecimal digits)")
         self.transfer_id = transfer_id
+        self.floor = destination.floor
         self.path = os.path.join(destination.path, STAGING_NAME)
         self._parent_fd = os.dup(destination.directory_fd)
         self.directory_fd = -1
@@ -65,7 +66,10 @@ class Staging:
         self.state = StateFile(state_fd, transfer_id, self.path_of(STATE_SUFFIX))
         try:
             self.part = PartFile(
-                self.directory_fd, self.name_of(PART_SUFFIX), self.path_of(PART_SUFFIX)
+                self.directory_fd,
+                self.name_of(PART_SUFFIX),
+                self.path_of(PART_SUFFIX),
+                self.floor,
             )
             self.header = self.state.read_header()
         except BaseException:
