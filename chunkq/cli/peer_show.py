@@ -9,9 +9,9 @@ import typer
 
 from chunkq.cli import console
 from chunkq.cli.options import JsonOption, Options
-from chunkq.protocol.identity import fingerprint
 from chunkq.cli.progress import size_text
 from chunkq.compose import ref_of
+from chunkq.protocol.identity import fingerprint
 from chunkq.settings import Peer, Registry, Settings
 from chunkq.settings.quantity import show_size
 from chunkq.settings.trust import QUOTA_KEYS, SIZE_KEYS, moment

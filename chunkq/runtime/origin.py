@@ -108,8 +108,8 @@ class OriginWorker:
             account=self._account,
             quota=self._quota_of,
         )
-        self._slots = Slots(concurrency)
-        self._chunk_slots = Slots(CHUNK_REQUESTS)
+        self._slots = Slots(concurrency, share=1)
+        self._chunk_slots = Slots(CHUNK_REQUESTS, share=1)
         self._outflow = Outflow()
         self._tasks = Tasks(self._on_crash)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -15,6 +15,9 @@ NEAR_BYTES: Final = 8 * MIB
 BYTES_PER_S: Final = 500_000_000 // 8
 #: … but no more than that: it is memory. A round trip of 540 ms to the broker at that rate.
 FAR_BYTES: Final = 40 * MIB
+#: So small a part of it is a peer's though the others have taken all: what is for a peer that does
+#: not take its replies stays on its way for many seconds.
+PARTS: Final = 8
 
 
 class Outflow(Slots):
@@ -24,7 +27,7 @@ class Outflow(Slots):
     """
 
     def __init__(self) -> None:
-        super().__init__(NEAR_BYTES)
+        super().__init__(NEAR_BYTES, NEAR_BYTES // PARTS)
         self._shortest_s = inf
 
     def taken_over(self, taken_s: float) -> None:
@@ -32,3 +35,4 @@ class Outflow(Slots):
         if taken_s < self._shortest_s:
             self._shortest_s = taken_s
             self.count = min(NEAR_BYTES + int(taken_s * BYTES_PER_S), FAR_BYTES)
+            self.share = self.count // PARTS

@@ -84,7 +84,9 @@ class Replies:
         if priority is None:
             priority = self._priority
         await self._outflow.take(priority, size, self.account)
-        task = asyncio.ensure_future(self._publish(packet, priority))
+        # The carrier knows classes and no accounts: nobody shall overtake others by what he says.
+        on_its_way = Priority.NORMAL if self._outflow.shared else priority
+        task = asyncio.ensure_future(self._publish(packet, on_its_way))
         task.add_done_callback(lambda _: self._outflow.give_back(priority, size, self.account))
         self._sending.add(task)
         self._collect()

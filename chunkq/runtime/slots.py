@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from chunkq.protocol.priority import Lanes, Priority
+from chunkq.protocol.priority import Priority
 from chunkq.protocol.turns import Turns
 
 #: Whose everything is where nobody is told apart.
@@ -15,24 +15,28 @@ ANYBODY = b""
 
 
 class Slots:
-    """So many at once (requests, or bytes); who waits is let in by class, and then by turns of
-    the accounts, as `Turns` says.
+    """So many at once (requests, or bytes); who waits is let in by turns of the accounts, and of
+    one account by class, then by arrival (`Turns`).
 
-    One of a class of which nothing is in work, nor of any above it, gets in at once even so: what
-    is in work of lower classes may be long on its way over a slow link. So at most as many more
-    are in work as there are classes above the lowest. The last one in may exceed the count by its
-    weight.
+    Two get in at once even where all is taken. An account that has less than `share` in work: what
+    others have there may not move at all. And of an account one of a class of which it has nothing
+    in work, nor of any above it: what it has of lower classes may be long on its way over a slow
+    link. So an account adds its share and as many more as there are classes above the lowest. The
+    last one in may exceed the count by its weight.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, share: int = 0) -> None:
         self.count = count
-        self._in_work: Counter[Priority] = Counter()
+        self.share = share
+        self._in_work: Counter[tuple[bytes, Priority]] = Counter()
         self._of_account: Counter[bytes] = Counter()
-        #: A place in the classes for each that waits, and by class and account who it is.
-        self._waiting: Lanes[None] = Lanes()
-        self._turns: dict[Priority, Turns[tuple[int, asyncio.Future[None]]]] = {
-            each: Turns() for each in Priority
-        }
+        self._total = 0
+        self._turns: Turns[tuple[int, asyncio.Future[None]]] = Turns()
+
+    @property
+    def shared(self) -> bool:
+        """Whether several accounts have something in work, or wait."""
+        return len(self._of_account.keys() | self._turns.accounts) > 1
 
     @asynccontextmanager
     async def taken(self, priority: Priority, account: bytes = ANYBODY) -> AsyncIterator[None]:
@@ -45,12 +49,11 @@ class Slots:
 
     async def take(self, priority: Priority, weight: int = 1, account: bytes = ANYBODY) -> None:
         """Wait for room; what is taken must be given back."""
-        if not self._waiting and self._has_room(priority):
-            self._let_in(priority, weight, account)
+        if not self._turns and self._has_room(account, priority):
+            self._change(priority, weight, account)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(priority, None)
-        self._turns[priority].add(account, (weight, turn))
+        self._turns.add(account, priority, (weight, turn))
         self._admit()
         try:
             await turn
@@ -60,30 +63,35 @@ class Slots:
             raise
 
     def give_back(self, priority: Priority, weight: int = 1, account: bytes = ANYBODY) -> None:
-        self._in_work[priority] -= weight
-        self._of_account[account] -= weight
-        if not self._of_account[account]:
-            del self._of_account[account]
+        self._change(priority, -weight, account)
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting:
-            priority = self._waiting.turn
-            if not self._has_room(priority):
-                priority = self._waiting.first
-                if not self._has_room(priority):
-                    return
-            self._waiting.pop(priority)
-            account, (weight, turn) = self._turns[priority].pop(self._of_account)
+        while self._turns and (found := self._next()) is not None:
+            account, priority = found
+            weight, turn = self._turns.pop(account, priority)
             if not turn.done():  # else it was given up
-                self._let_in(priority, weight, account)
+                self._change(priority, weight, account)
                 turn.set_result(None)
 
-    def _let_in(self, priority: Priority, weight: int, account: bytes) -> None:
-        self._in_work[priority] += weight
-        self._of_account[account] += weight
+    def _next(self) -> tuple[bytes, Priority] | None:
+        """Who is let in now, if there is room."""
+        for account in self._turns.order(self._of_account):
+            for priority in self._turns.classes(account):
+                if self._has_room(account, priority):
+                    return account, priority
+        return None
 
-    def _has_room(self, priority: Priority) -> bool:
-        if self._in_work.total() < self.count:
+    def _change(self, priority: Priority, weight: int, account: bytes) -> None:
+        self._total += weight
+        self._in_work[account, priority] += weight
+        self._of_account[account] += weight
+        if not self._in_work[account, priority]:
+            del self._in_work[account, priority]
+        if not self._of_account[account]:
+            del self._of_account[account]
+
+    def _has_room(self, account: bytes, priority: Priority) -> bool:
+        if self._total < self.count or self._of_account[account] < self.share:
             return True
-        return not any(self._in_work[each] for each in Priority if each <= priority)
+        return not any(self._in_work[account, each] for each in Priority if each <= priority)

@@ -46,7 +46,7 @@ _TAIL: Final = """\
 # commit_size = "64MiB"                   # progress is made safe after so many bytes
 # commit_interval = "1s"                  # or so long
 # pending_transfers = 64                  # of one peer at once; more wait for their turn
-# disk_per_peer = "0B"                    # what unfinished files of one peer may take; 0: any number
+# disk_per_peer = "0B"                    # what unfinished files of a peer may take; 0: anything
 # disk_floor = "auto"                     # stays free; auto: 1GiB, or 5% of a disk below 20GiB
 
 # [origin]

@@ -32,6 +32,8 @@ from chunkq.settings.quantity import SizeBytes, show_size
 
 #: A card is one line of a few hundred characters.
 MAX_CARD_LENGTH: Final = 4096
+#: Nothing is said of it in particular.
+AS_ALL: Final = PeerQuota()
 _EPOCH: Final = datetime.fromtimestamp(0, UTC)
 
 
@@ -55,7 +57,7 @@ class Peer:
     trouble: Trouble | None = None
     trouble_ms: int = 0
     detail: str = ""
-    quota: PeerQuota = PeerQuota()
+    quota: PeerQuota = AS_ALL
 
     @property
     def standing(self) -> Standing:
