@@ -21,6 +21,7 @@ BENCHMARKS = {
     "slowlink": "real processes and a real RabbitMQ through a slow proxy",
     "workers": "several origin workers and several requesters side by side",
     "multisource": "one file from origins of different rates, one of which dies",
+    "fairness": "what a peer gets of an origin that another peer floods, against alone",
     "commit": "throughput with the commit on, against off",
     "growth": "how cost grows with file size, number of files and pending transfers",
     "profile": "what each microsecond per chunk goes to",

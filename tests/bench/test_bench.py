@@ -30,6 +30,7 @@ KEYS = {
     "workers": set[str](),
     "multisource": {"share_of_sum"},
     "commit": {"ratio"},
+    "fairness": {"ratio_greedy", "ratio_deaf", "ratio_rapid"},
     "growth": set[str](),
     "profile": {"requester_us_per_chunk", "origin_us_per_chunk"},
 }
@@ -37,6 +38,7 @@ SLICES = {name: ["--size", "16"] for name in KEYS} | {
     "smallfiles": ["--count", "200"],
     "growth": ["--size", "16", "--count", "300"],
     "slowlink": ["--size", "2"],
+    "fairness": ["--size", "8"],
     "workers": ["--size", "8", "--count", "2"],
 }
 
