@@ -49,6 +49,8 @@ class Flood:
         self._instance = os.urandom(6).hex()
         self._ephemeral = b"f" * 32
         self.refused = 0
+        #: What came of it, and was not looked at.
+        self.taken_bytes = 0
 
     async def open(self, *, deaf: bool) -> None:
         """Ask for the manifest as anybody does; then take replies, or leave them."""
@@ -79,6 +81,7 @@ class Flood:
         async def drop() -> None:
             while True:
                 deliveries = await consumer.receive()
+                self.taken_bytes += sum(len(each.body) for each in deliveries)
                 consumer.acknowledge(deliveries[-1])
 
         self._dropping = asyncio.ensure_future(drop())
@@ -136,16 +139,19 @@ class Flood:
         )
 
 
-async def main(config: str, state: str, peer: str, per_s: str, chunks: str, deaf: str) -> None:
+async def main(config: str, state: str, peer: str, *numbers: str) -> None:
+    per_s, chunks, deaf = numbers
     settings = load(config_dir=Path(config), state_dir=Path(state)).settings
     flood = Flood(settings, peer)
     await flood.open(deaf=deaf == "1")
     print("ready", flush=True)
     while (line := await asyncio.to_thread(sys.stdin.readline)).strip() == "begin":
+        before = flood.taken_bytes
         sending = asyncio.ensure_future(flood.run(float(per_s), int(chunks)))
         await asyncio.to_thread(sys.stdin.readline)
         sending.cancel()
-        print(json.dumps({"sent": flood.sent, "refused": flood.refused}), flush=True)
+        told = {"sent": flood.sent, "refused": flood.refused}
+        print(json.dumps({**told, "taken_bytes": flood.taken_bytes - before}), flush=True)
     del line
 
 
