@@ -99,6 +99,8 @@ class OriginWorker:
         self._quota = quota or Quota(requests_per_s=requests_per_s)
         self._usage = usage
         self._drops = Drops(log, clock)
+        #: Those that packets of one batch are from; looked up again for the next.
+        self._peers: dict[bytes, PeerRef | None] = {}
         self._gate = Gate(
             keys=identity.ring.keys,
             peer=self._card_of,
@@ -108,8 +110,8 @@ class OriginWorker:
             account=self._account,
             quota=self._quota_of,
         )
-        self._slots = Slots(concurrency, share=1)
-        self._chunk_slots = Slots(CHUNK_REQUESTS, share=1)
+        self._slots = Slots(concurrency)
+        self._chunk_slots = Slots(CHUNK_REQUESTS)
         self._outflow = Outflow()
         self._tasks = Tasks(self._on_crash)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -156,6 +158,7 @@ class OriginWorker:
                 inbox.let_go()
             deliveries = await inbox.receive()
             try:
+                self._peers.clear()
                 self._statements.refresh()
                 self._directory.refresh()
             except StorageError as error:
@@ -278,8 +281,15 @@ class OriginWorker:
             await replies.abort()
         return replies.content_bytes
 
+    def _peer(self, site_id: bytes) -> PeerRef | None:
+        if site_id not in self._peers:
+            if len(self._peers) >= PREFETCH:
+                self._peers.clear()
+            self._peers[site_id] = self._directory.peer(site_id)
+        return self._peers[site_id]
+
     def _card_of(self, site_id: bytes) -> SiteCard | None:
-        peer = self._directory.peer(site_id)
+        peer = self._peer(site_id)
         if peer is None:
             return None
         if peer.distrust:
@@ -288,11 +298,11 @@ class OriginWorker:
 
     def _account(self, site_id: bytes) -> bytes:
         """All keys of a peer go on the account of its first."""
-        peer = self._directory.peer(site_id)
+        peer = self._peer(site_id)
         return (peer.first_id if peer is not None else b"") or site_id
 
     def _quota_of(self, site_id: bytes) -> Quota:
-        peer = self._directory.peer(site_id)
+        peer = self._peer(site_id)
         return self._quota if peer is None else peer.quota.over(self._quota)
 
     def _holder(self, site_id: bytes) -> SiteKeys | None:

@@ -132,7 +132,11 @@ class Replies:
                 await self._transport.publish(self._to, packet, priority=priority)
                 return self._outflow.taken_over(now() - began)
             except Nacked:
-                await asyncio.sleep(delay)
+                self._outflow.set_aside(len(packet))
+                try:
+                    await asyncio.sleep(delay)
+                finally:
+                    self._outflow.set_aside(-len(packet))
                 delay *= 2
         return await self._transport.publish(self._to, packet, priority=priority)
 

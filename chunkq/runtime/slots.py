@@ -31,6 +31,7 @@ class Slots:
         self._in_work: Counter[tuple[bytes, Priority]] = Counter()
         self._of_account: Counter[bytes] = Counter()
         self._total = 0
+        self._aside = 0
         self._turns: Turns[tuple[int, asyncio.Future[None]]] = Turns()
 
     @property
@@ -66,6 +67,13 @@ class Slots:
         self._change(priority, -weight, account)
         self._admit()
 
+    def set_aside(self, weight: int) -> None:
+        """So much of what is in work stands still (again negative: moves): it takes no room from
+        other accounts. Its own has no more for it than the count.
+        """
+        self._aside += weight
+        self._admit()
+
     def _admit(self) -> None:
         while self._turns and (found := self._next()) is not None:
             account, priority = found
@@ -92,6 +100,7 @@ class Slots:
             del self._of_account[account]
 
     def _has_room(self, account: bytes, priority: Priority) -> bool:
-        if self._total < self.count or self._of_account[account] < self.share:
+        own = self._of_account[account]
+        if own < self.share or (own < self.count and self._total - self._aside < self.count):
             return True
         return not any(self._in_work[account, each] for each in Priority if each <= priority)
