@@ -31,6 +31,8 @@ REASONS: Final = {
 }
 
 
+#: Columns for which a detail is worth beginning.
+LEAST_DETAIL: Final = 20
 #: Reasons whose detail says more than they do: which quota, which disk, until when.
 TOLD: Final = frozenset({"busy", "disk_full", "queued"})
 
@@ -100,6 +102,8 @@ def render(progress: Progress, meter: Meter, width: int) -> str:
     for part in parts:
         longer = f"{line}  {part}" if line else part
         if len(longer) > width:
+            if part.startswith("(") and len(line) + LEAST_DETAIL < width:
+                line = longer[: width - 1] + "…"
             break
         line = longer
     return line or head[:width]

@@ -136,7 +136,7 @@ class PartFile:
         if room.floor_bytes:
             what += f", of which {room.floor_bytes} stay free (disk_floor)"
         raise DiskFull(
-            f"{self.path}: {what}",
+            f"{what}: {self.path}",
             hint=f"make room for {needed_bytes - room.above_bytes} bytes more",
         )
 

@@ -157,7 +157,7 @@ class BatchPlacer:
         """There would be less free than the floor."""
         path = self._destination.path_of(file.parts)
         what = f"{room.free_bytes} bytes are available, of which {room.floor_bytes} stay free"
-        error = DiskFull(f"{path}: {what} (disk_floor)", hint="make room; it goes on by itself")
+        error = DiskFull(f"{what} (disk_floor): {path}", hint="make room; it goes on by itself")
         return _Placing(file, -1, path, error=error)
 
     def _write(self, placing: _Placing) -> None:
