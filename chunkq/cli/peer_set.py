@@ -48,7 +48,7 @@ def set_(
     ] = None,
     pending_hashes: Annotated[
         str | None,
-        typer.Option(metavar=METAVAR, help="Large files being hashed for it, or waiting for that."),
+        typer.Option(metavar=METAVAR, help="Large files that wait to be hashed for it."),
     ] = None,
     pending_transfers: Annotated[
         str | None,

@@ -56,7 +56,7 @@ _TAIL: Final = """\
 # bytes_in_flight = "256MiB"              # of answers being made or on their way
 # bytes_per_day = "0B"                    # of files in 24 hours, from all workers; 0: any number
 # pending_requests = 256                  # taken from the queue and not yet answered
-# pending_hashes = 16                     # large files being hashed for it, or waiting for that
+# pending_hashes = 64                     # large files that wait to be hashed for it
 
 # [log]
 # level = "info"                          # debug, info, warning, error

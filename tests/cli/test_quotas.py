@@ -67,7 +67,7 @@ def test_quotas_are_kept_and_forgotten(pair: Pair) -> None:
     shown = pair.bob.quick("peer", "set", "alice", "--pending-hashes", "default")
     assert "bytes_per_day:        1GiB\n" in shown
     assert "requests_per_second:  5\n" in shown
-    assert "pending_hashes:       16  (default)\n" in shown
+    assert "pending_hashes:       64  (default)\n" in shown
     wrong = pair.bob.run("peer", "set", "alice", "--bytes-per-day", "much")
     assert 2 == wrong.code
     assert "--bytes-per-day: 'much' is not a size" in wrong.err

@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from chunkq.errors import DiskFull, OverQuota
-from chunkq.ports import Delivery, SourceFile
-from chunkq.protocol.geometry import Geometry
+from chunkq.ports import Delivery
 from chunkq.protocol.limits import MIB
-from chunkq.protocol.manifest import Head
 from chunkq.protocol.priority import Priority
-from chunkq.runtime import manifests
 from chunkq.runtime.disk import DiskShares
 from chunkq.runtime.drops import PERIOD_S, TOLD_ONE_BY_ONE, Drops
 from chunkq.runtime.inbox import Inbox
-from chunkq.runtime.manifests import (
-    HASHES_AT_ONCE,
-    INLINE_BYTES,
-    Manifests,
-    Preparing,
-    TooManyHashes,
-)
 from chunkq.runtime.outflow import NEAR_BYTES, PARTS, Outflow
 from chunkq.runtime.slots import Slots
-from chunkq.storage.hashing import build_manifest
-from chunkq.storage.manifests import ManifestStore
-from chunkq.storage.source import DirectoryShare
-from tests.protocol.sites import BOB
 
 ALICE, MALLORY, NORMAL = b"alice", b"mallory", Priority.NORMAL
 CHUNK = MIB // 4
@@ -111,84 +92,6 @@ async def test_who_takes_nothing_keeps_nobody_from_taking() -> None:
     await settle()
     way.stop()
     assert NEAR_BYTES // CHUNK == way.came.count(ALICE) == way.came.count(MALLORY)
-
-
-class Hashing:
-    """Large files, and a hash that lasts until it is told to end."""
-
-    def __init__(self, root: Path, pool: ThreadPoolExecutor, threads: ThreadPoolExecutor) -> None:
-        (root / "files").mkdir()
-        for name in (f"{who}{number}" for who in "ma" for number in range(6)):
-            with (root / "files" / name).open("wb") as file:
-                file.truncate(INLINE_BYTES + CHUNK)
-        (root / "files" / "small").write_bytes(b"small")
-        self.share = DirectoryShare(root / "files")
-        self.begun: list[int] = []
-        self.go = threading.Semaphore(0)
-        self.manifests = Manifests(
-            keys=BOB,
-            store=ManifestStore(root / "manifests"),
-            build=self._build,
-            pool=pool,
-            hashing=threads,
-        )
-
-    def _build(
-        self,
-        source: SourceFile,
-        geometry: Geometry,
-        on_progress: Callable[[int], None],
-        should_stop: Callable[[], bool],
-    ) -> tuple[Head, bytes]:
-        if geometry.size_bytes > INLINE_BYTES:
-            self.begun.append(source.identity.inode)
-            assert self.go.acquire(timeout=60)
-        return build_manifest(source, geometry, on_progress, should_stop, wall_ms=lambda: 1 << 50)
-
-    async def get(self, name: str, account: bytes) -> Any:
-        source = self.share.open(name)
-        try:
-            return await self.manifests.get(
-                source, CHUNK, lambda: self.share.open(name), account=account, most_hashes=4
-            )
-        finally:
-            source.close()
-
-    def inode(self, name: str) -> int:
-        source = self.share.open(name)
-        source.close()
-        return source.identity.inode
-
-
-async def test_files_that_are_hashed_hold_up_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One peer asks for many large files: two are hashed, a bounded number waits, small files are
-    answered meanwhile, and the next turn is another peer's.
-    """
-    monkeypatch.setattr(manifests, "HOLD_S", 0.0)
-    with ThreadPoolExecutor(2) as pool, ThreadPoolExecutor(HASHES_AT_ONCE) as threads:
-        hashing = Hashing(tmp_path, pool, threads)
-        for number in range(4):
-            assert isinstance(await hashing.get(f"m{number}", MALLORY), Preparing)
-        with pytest.raises(TooManyHashes):
-            await hashing.get("m4", MALLORY)
-        assert isinstance(await hashing.get("m0", MALLORY), Preparing)
-        assert isinstance(await hashing.get("a0", ALICE), Preparing)
-        assert not isinstance(await hashing.get("small", ALICE), Preparing)
-
-        async with asyncio.timeout(60):
-            while len(hashing.begun) < 2:  # noqa: ASYNC110 - a thread tells of it
-                await asyncio.sleep(0.01)
-            hashing.go.release()
-            while len(hashing.begun) < 3:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            assert hashing.inode("a0") == hashing.begun[2]
-            for _ in range(10):
-                hashing.go.release()
-            while isinstance(await hashing.get("a0", ALICE), Preparing):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
-            await hashing.manifests.close()
 
 
 def test_a_flood_does_not_fill_the_log() -> None:
