@@ -463,10 +463,7 @@ class ReplayRecord(Protocol):
 
 
 class Usage(Protocol):
-    """What peers were sent of late, across restarts. An account is a peer's first id, 32 bytes.
-
-    Calls block for microseconds, `sync` for longer. All raise `StorageError`.
-    """
+    """What peers were sent of late, by their first ids. All raise `StorageError`; `sync` blocks."""
 
     def take(self, account: bytes, size_bytes: int, limit_bytes: int) -> int:
         """Count bytes that will be sent: 0, or how many ms until the limit (0: none) allows it."""

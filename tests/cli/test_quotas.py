@@ -146,6 +146,7 @@ def test_jobs_of_a_silent_peer_leave_others_theirs(pair: Pair) -> None:
     pair.alice.start("work", CHUNKQ_REQUESTER_CONCURRENCY="3")
 
     until(lambda: (pair.inbox / "here").exists())
+    assert b"here" == (pair.inbox / "here").read_bytes()
 
 
 def free(disk: Path) -> int:
