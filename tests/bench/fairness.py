@@ -9,6 +9,7 @@ of the origin would be 0.5; the flood takes its part of the machine and of the b
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -38,7 +39,8 @@ class Mallory:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self.told: dict[str, dict[str, int]] = {}
+        #: Bytes that came of it while the other one got its file.
+        self.taken: dict[str, list[int]] = {}
 
     @contextmanager
     def flooding(self, kind: str) -> Iterator[None]:
@@ -49,10 +51,9 @@ class Mallory:
             process.stdin.write(b"begin\n")
             process.stdin.flush()
             time.sleep(FLOODED_S)
+            before = _mark(process)
             yield
-            process.stdin.write(b"end\n")
-            process.stdin.flush()
-            self.told[kind] = json.loads(process.stdout.readline())
+            self.taken.setdefault(kind, []).append(_mark(process) - before)
         finally:
             process.kill()
             process.communicate()
@@ -72,6 +73,15 @@ class Mallory:
         ready = process.stdout.readline()
         assert ready == b"ready\n", (site.root / "flood.log").read_text()
         return process
+
+
+def _mark(process: subprocess.Popen[bytes]) -> int:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"mark\n")
+    process.stdin.flush()
+    taken: int = json.loads(process.stdout.readline())
+    return taken
 
 
 def run(settings: Settings) -> Report:
@@ -99,6 +109,8 @@ def run(settings: Settings) -> Report:
         words = f"beside {kind}, {WORDS[kind]}"
         report.figure(f"mb_per_s_{kind}", words, rate(size, seconds[kind]), " MB/s")
         report.figure(f"ratio_{kind}", f"{kind} ÷ alone", ratio(seconds, kind, ALONE))
+        share = size / (size + statistics.median(mallory.taken[kind]))
+        report.figure(f"share_{kind}", "its part of what both got meanwhile", share)
     return report
 
 

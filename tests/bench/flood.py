@@ -3,7 +3,8 @@
     python -m tests.bench.flood CONFIG_DIR STATE_DIR PEER REQUESTS_PER_S CHUNKS DEAF
 
 Each request asks for CHUNKS chunks of `PEER:files/flood`; with DEAF 1 the replies are left in the
-queue, until that is full. Prints `ready`; `begin` begins, `end` ends it, and tells what was sent.
+queue, until that is full. Prints `ready`; `begin` begins, `mark` tells how many bytes came of it
+so far, `end` ends it.
 """
 
 from __future__ import annotations
@@ -145,14 +146,11 @@ async def main(config: str, state: str, peer: str, *numbers: str) -> None:
     flood = Flood(settings, peer)
     await flood.open(deaf=deaf == "1")
     print("ready", flush=True)
-    while (line := await asyncio.to_thread(sys.stdin.readline)).strip() == "begin":
-        before = flood.taken_bytes
+    while (await asyncio.to_thread(sys.stdin.readline)).strip() == "begin":
         sending = asyncio.ensure_future(flood.run(float(per_s), int(chunks)))
-        await asyncio.to_thread(sys.stdin.readline)
+        while (await asyncio.to_thread(sys.stdin.readline)).strip() == "mark":
+            print(json.dumps(flood.taken_bytes), flush=True)
         sending.cancel()
-        told = {"sent": flood.sent, "refused": flood.refused}
-        print(json.dumps({**told, "taken_bytes": flood.taken_bytes - before}), flush=True)
-    del line
 
 
 if __name__ == "__main__":
