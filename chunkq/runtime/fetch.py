@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from chunkq.errors import (
     ChunkqError,
@@ -22,7 +22,7 @@ from chunkq.ports import Delivery, Staging
 from chunkq.protocol import cbor
 from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.bitmap import Bitmap
-from chunkq.protocol.limits import MAX_WINDOW_BYTES, MIB
+from chunkq.protocol.limits import MAX_WINDOW_BYTES
 from chunkq.protocol.manifest import Head, verify_head
 from chunkq.protocol.messages import ManifestReply, Refusal
 from chunkq.protocol.packet import RawReply, ReplyKind
@@ -38,14 +38,10 @@ from chunkq.runtime.progress import FetchProgress, FetchResult
 from chunkq.runtime.readback import ReadBack
 from chunkq.runtime.recording import Record, Recorder
 from chunkq.runtime.resuming import look, make_room, read_manifest, was_published
+from chunkq.runtime.roomwait import RoomWait
 from chunkq.runtime.tally import Tally
 from chunkq.runtime.tasks import Tasks
 from chunkq.runtime.telling import hear
-
-#: How often a full disk is looked at again, and how much room ends the wait (or all that lacks).
-SPACE_POLL_S: Final = 1.0
-MAX_SPACE_POLL_S: Final = 15.0
-SPACE_ENOUGH_BYTES: Final = 16 * MIB
 
 _T = TypeVar("_T")
 
@@ -92,10 +88,12 @@ class FileFetch:
         self._manifest: ManifestReply | None = None
         self._offered: dict[tuple[int, bytes, bytes], ManifestReply] = {}
         self._tally = Tally(order.path, [place.peer.ref.alias for place in self._places])
-        self._space_poll: asyncio.Task[None] | None = None
-        self._space_poll_s = SPACE_POLL_S
-        #: It waits for others to leave as much as shall stay free, and needs nothing itself.
-        self._below_floor = False
+        self._room = RoomWait(
+            lambda: self._in_thread(self._staging.free_bytes),
+            lambda: self._feed(ev.SpaceBack()),
+            self._steps,
+            self._log,
+        )
         #: No more replies and requests; then, no more events.
         self._closing = False
         self._stopping = False
@@ -204,8 +202,7 @@ class FileFetch:
                 requester.adopters.remove(self._adopt)
         for peer in self._lanes:
             peer.hungry.pop(self, None)
-        if self._space_poll is not None:
-            self._space_poll.cancel()
+        self._room.end()
         if self._landing is not None:
             await self._landing.drained()
         if self._reader is not None:
@@ -243,7 +240,7 @@ class FileFetch:
             self._perform(effect)
         for event in events:
             if isinstance(event, ev.SpaceGone):
-                self._wait_for_space(event.detail)
+                self._room.begin(event.detail, transfer)
         for peer, lane in self._lanes.items():
             if transfer.lanes[lane].hungry:
                 peer.hungry[self] = self._tick
@@ -487,7 +484,7 @@ class FileFetch:
         event = await self._committer.commit(self._transfer, phase)
         assert self._reader is not None
         if isinstance(event, ev.Committed):
-            self._space_poll_s = SPACE_POLL_S
+            self._room.written()
             self._reader.follow(self._committer.durable)
             self._feed(event)
             self._look_at_room()
@@ -501,7 +498,7 @@ class FileFetch:
         assert self._transfer is not None
         lacking = -self._committer.room_bytes
         if lacking > 0 and self._transfer.phase in (Phase.RUNNING, Phase.RECOVERING):
-            self._below_floor = True
+            self._room.below_floor = True
             self._feed(ev.SpaceGone(f"{lacking} bytes less are free than shall stay (disk_floor)"))
 
     async def _read_back(self) -> None:
@@ -539,28 +536,3 @@ class FileFetch:
         """The file is at its place: note that down, and only then forget the transfer."""
         await self._in_thread(lambda: self._recorder.published(head, self._manifest))
         await self._in_thread(self._staging.remove)
-
-    def _wait_for_space(self, detail: str) -> None:
-        if self._space_poll is None or self._space_poll.done():
-            self._log("disk_full", level="warning", detail=detail)
-            self._space_poll = self._steps.spawn(self._poll_space())
-
-    async def _poll_space(self) -> None:
-        """Look for room, ever later where there seems to be some and no write succeeds (quota)."""
-        while not self._closing:
-            await asyncio.sleep(self._space_poll_s)
-            self._space_poll_s = min(2 * self._space_poll_s, MAX_SPACE_POLL_S)
-            if await self._in_thread(self._staging.free_bytes) >= self._space_needed():
-                self._below_floor = False
-                self._feed(ev.SpaceBack())
-                return
-
-    def _space_needed(self) -> int:
-        assert self._transfer is not None
-        if self._below_floor:
-            return 0
-        head = self._transfer.head
-        if head is None:
-            return SPACE_ENOUGH_BYTES
-        missing = self._transfer.bitmap.count - self._transfer.bitmap.present
-        return min(SPACE_ENOUGH_BYTES, missing * head.geometry.chunk_size_bytes)
