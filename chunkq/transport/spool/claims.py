@@ -12,7 +12,7 @@ import heapq
 import os
 import stat
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -30,12 +30,21 @@ from chunkq.transport.spool.names import (
 )
 from chunkq.transport.spool.options import SpoolOptions
 from chunkq.transport.spool.recycling import FreeRoom, clear_free
-from chunkq.transport.spool.sweeping import remove_empty, return_claims, sweep
+from chunkq.transport.spool.sweeping import (
+    move,
+    remove_empty,
+    remove_file,
+    return_claims,
+    sweep,
+)
 
 #: Bytes read in one go: a few dozen chunks, so that a hop to the thread costs nothing beside it.
 READ_BYTES: Final = 8 * MIB
 #: Names kept of one look at the directory, oldest first; it may hold any number.
 LISTED_NAMES: Final = 4096
+#: Names that are remembered as stuck: 8 MiB. More of them than that and a name less of one look
+#: hold a mailbox up, which takes seventy thousand inodes.
+MOST_STUCK: Final = 65536
 #: Dead consumers of the same mailbox are looked for so often.
 SWEEP_INTERVAL_S: Final = 1.0
 
@@ -89,6 +98,9 @@ class Claims:
         self._lock: int | None = None
         self._generation = 0
         self._listed: deque[str] = deque()
+        #: Names in `new/` that are no files, or not ours to move: whoever put them there is not to
+        #: hide what comes after them.
+        self._stuck: set[str] = set()
         self._next_sweep_s = 0.0
         #: Filled by the event loop, emptied here; both ends of a deque are safe for that.
         self.let_go: deque[LetGo] = deque()
@@ -206,7 +218,7 @@ class Claims:
             name = str(over.name)
             with suppress(FileNotFoundError):
                 if over.rejected:
-                    os.rename(name, name, src_dir_fd=claims_fd, dst_dir_fd=places.dead)
+                    move(name, name, claims_fd, places.dead)
                 elif not room.keep(over.name, claims_fd):
                     os.unlink(name, dir_fd=claims_fd)
 
@@ -219,7 +231,7 @@ class Claims:
 
     def _claim(self, count: int, places: Places, claims_fd: int) -> list[Claim]:
         if not self._listed:
-            self._listed.extend(_oldest(places.new))
+            self._listed.extend(_oldest(places.new, self._stuck))
         now_ms = self._clock.wall_ms()
         claims: list[Claim] = []
         size = 0
@@ -244,11 +256,13 @@ class Claims:
         except FileNotFoundError:
             return None
         except (IsADirectoryError, PermissionError):
+            if len(self._stuck) < MOST_STUCK:
+                self._stuck.add(name)
             return None  # not a file, or not ours to move: it stays where it is
         body = self._read(packet, claims_fd)
         if body is None:
-            with suppress(FileNotFoundError):
-                os.rename(name, name, src_dir_fd=claims_fd, dst_dir_fd=places.dead)
+            if not move(name, name, claims_fd, places.dead):
+                remove_file(name, claims_fd)
             return None
         return Claim(packet, body)
 
@@ -273,8 +287,7 @@ class Claims:
             os.close(descriptor)
 
 
-def _oldest(new_fd: int) -> list[str]:
+def _oldest(new_fd: int, stuck: Container[str]) -> list[str]:
     with os.scandir(new_fd) as entries:
-        return heapq.nsmallest(
-            LISTED_NAMES, (entry.name for entry in entries if is_packet(entry.name))
-        )
+        names = (entry.name for entry in entries if is_packet(entry.name))
+        return heapq.nsmallest(LISTED_NAMES, (name for name in names if name not in stuck))

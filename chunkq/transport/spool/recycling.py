@@ -15,12 +15,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Final
 
 from chunkq.protocol.limits import KIB, MIB
 from chunkq.transport.spool.directories import Places
 from chunkq.transport.spool.names import PacketName, parse_packet
+from chunkq.transport.spool.sweeping import move, remove_file
 
 #: What may lie in `free/`: a commit group, which is acknowledged at once, and some more.
 MOST_FREE_BYTES: Final = 80 * MIB
@@ -72,8 +72,8 @@ class FreeRoom:
 def clear_free(places: Places) -> None:
     """Remove what lies there: nobody is left who would add to it. Raises `OSError`."""
     for packet in free_files(places):
-        with suppress(FileNotFoundError):
-            os.unlink(str(packet), dir_fd=places.free)
+        assert places.free is not None
+        remove_file(str(packet), places.free)
 
 
 class Reuse:
@@ -97,12 +97,14 @@ class Reuse:
         """
         known = self._known.get((directory, _size_class(size_bytes)), [])
         while known and places.free is not None:
-            with suppress(FileNotFoundError):  # another publisher was first, or it was cleared
-                os.rename(known.pop(), name, src_dir_fd=places.free, dst_dir_fd=places.tmp)
-                descriptor = _open_own(name, places.tmp, size_bytes)
-                if descriptor is not None:
-                    return descriptor
-                os.rename(name, name, src_dir_fd=places.tmp, dst_dir_fd=places.dead)
+            known_name = known.pop()
+            if not move(known_name, name, places.free, places.tmp):
+                continue  # another publisher was first, or it was cleared
+            descriptor = _open_own(name, places.tmp, size_bytes)
+            if descriptor is not None:
+                return descriptor
+            if not move(name, known_name, places.tmp, places.dead):
+                move(name, known_name, places.tmp, places.free)
         return None
 
 

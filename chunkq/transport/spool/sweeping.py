@@ -7,6 +7,7 @@ stays as it is.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import heapq
 import os
@@ -23,6 +24,18 @@ DELIVERY_LIMIT: Final = 20
 DEBRIS_AGE_MS: Final = 3600 * 1000
 #: Dead letters kept for a person to look at; the oldest make way.
 MOST_DEAD_LETTERS: Final = 1000
+#: What is said of a name that is gone, that is or leads to a directory, or that is another user's.
+_IN_THE_WAY: Final = frozenset(
+    {
+        errno.ENOENT,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.EEXIST,
+        errno.EACCES,
+        errno.EPERM,
+    }
+)
 
 
 def sweep(places: Places, own_id: str, now_ms: int) -> None:
@@ -33,7 +46,21 @@ def sweep(places: Places, own_id: str, now_ms: int) -> None:
     _remove_debris(places.tmp, now_ms)
     letters = [name for name in os.listdir(places.dead) if is_packet(name)]
     for name in heapq.nsmallest(len(letters) - MOST_DEAD_LETTERS, letters):
-        _remove_file(name, places.dead)
+        remove_file(name, places.dead)
+
+
+def move(name: str, to: str, source_fd: int, target_fd: int) -> bool:
+    """Rename what has a packet's name; False if it is gone, or is nothing that can be moved there.
+
+    Whoever may write to a spool can put a directory in any place, or a file of another user's.
+    """
+    try:
+        os.rename(name, to, src_dir_fd=source_fd, dst_dir_fd=target_fd)
+    except OSError as error:
+        if error.errno not in _IN_THE_WAY:
+            raise
+        return False
+    return True
 
 
 def return_claims(claims_fd: int, places: Places, *, unseen: set[str]) -> None:
@@ -47,8 +74,7 @@ def return_claims(claims_fd: int, places: Places, *, unseen: set[str]) -> None:
             continue
         again = packet if name in unseen else packet.delivered_again()
         target = places.dead if again.deliveries >= DELIVERY_LIMIT else places.new
-        with suppress(FileNotFoundError):
-            os.rename(name, str(again), src_dir_fd=claims_fd, dst_dir_fd=target)
+        move(name, str(again), claims_fd, target)
 
 
 def remove_empty(name: str, parent_fd: int) -> None:
@@ -108,9 +134,10 @@ def _remove_debris(tmp_fd: int, now_ms: int) -> None:
         if is_consumer_id(name):
             remove_empty(name, tmp_fd)
         else:
-            _remove_file(name, tmp_fd)
+            remove_file(name, tmp_fd)
 
 
-def _remove_file(name: str, parent_fd: int) -> None:
+def remove_file(name: str, parent_fd: int) -> None:
+    """Unlink it, if it is there and a file that this user may remove."""
     with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
         os.unlink(name, dir_fd=parent_fd)

@@ -18,6 +18,7 @@ from chunkq.transport.spool.directories import Places, SpoolDirectories, transla
 from chunkq.transport.spool.names import PacketName, parse_packet
 from chunkq.transport.spool.options import SpoolOptions
 from chunkq.transport.spool.recycling import Reuse
+from chunkq.transport.spool.sweeping import remove_file
 
 #: The least a file takes on most disks; so empty packets are bounded too.
 LEAST_FILE_BYTES: Final = 4096
@@ -82,8 +83,7 @@ class _Gauge:
         self._bytes = self._since_bytes = 0
         for packet in packets_in(new_fd):
             if packet.expired(now_ms):
-                with suppress(FileNotFoundError):
-                    os.unlink(str(packet), dir_fd=new_fd)
+                remove_file(str(packet), new_fd)
             else:
                 self._bytes += max(packet.size_bytes, LEAST_FILE_BYTES)
         self._measured_s = self._clock.monotonic_s()
