@@ -28,7 +28,10 @@ from chunkq.runtime.telling import hear
 #: The first wait for an answer if nothing was measured on the link; each further one is doubled.
 FIRST_WAIT_S: Final = 3.0
 MAX_WAIT_S: Final = 60.0
-#: After a refusal that passes (busy), at the least.
+#: Names in one directory: as many as a file has chunks. They are remembered as long as it is
+#: walked, so that no two of them meet.
+MAX_DIRECTORY_NAMES: Final = 1 << 22
+#: After a refusal that passes (busy), at the least; doubled each time unless the origin says when.
 RETRY_S: Final = 0.5
 
 
@@ -90,11 +93,19 @@ async def list_pages(
 ) -> AsyncIterator[Listing]:
     """A directory's listing, an answer at a time; each tells how many names cannot be had, too.
 
-    Raises `NotFound`, `PeerSilent`, ...
+    Raises `NotFound`, `PeerSilent`, ..., and `PeerRefused` where it has no end.
     """
     cursor: str | None = None
+    count = 0
     while True:
         listing = await _ask(peer, share, path, cursor, patience_s)
+        here = len(listing.entries) + listing.omitted
+        count += here
+        if count > MAX_DIRECTORY_NAMES or (listing.cursor is not None and not here):
+            raise PeerRefused(
+                f"{share}/{path}: the origin's listing has no end: {count} names so far",
+                hint=f"a directory has at most {MAX_DIRECTORY_NAMES} names",
+            )
         yield listing
         if listing.cursor is None or (cursor is not None and listing.cursor <= cursor):
             return
@@ -107,7 +118,7 @@ async def _ask(
     requester = peer.requester
     deadline = requester.clock.monotonic_s() + patience_s
     wait_s = max(FIRST_WAIT_S, peer.window.rto_s)
-    trouble = ""
+    trouble, retry_s = "", RETRY_S
     question = _Question(peer)
     while (left := deadline - requester.clock.monotonic_s()) > 0:
         peer.ask(
@@ -132,8 +143,9 @@ async def _ask(
         if isinstance(answer, Listing):
             return answer
         if isinstance(answer, Refusal):
+            await _heed(answer, share, path, retry_s)
+            retry_s = min(2 * retry_s, MAX_WAIT_S)
             deadline = requester.clock.monotonic_s() + patience_s
-            await _heed(answer, share, path)
         else:
             trouble = f": {answer.message}"
             await asyncio.sleep(min(RETRY_S if isinstance(answer, Unroutable) else wait_s, left))
@@ -143,8 +155,8 @@ async def _ask(
     )
 
 
-async def _heed(refusal: Refusal, share: str, path: str) -> None:
-    """Wait where waiting helps, else raise."""
+async def _heed(refusal: Refusal, share: str, path: str, retry_s: float) -> None:
+    """Wait where waiting helps, `retry_s` unless the origin says how long; else raise."""
     what = f"{share}/{path}".rstrip("/")
     error: ChunkqError
     match refusal.reason:
@@ -158,6 +170,7 @@ async def _heed(refusal: Refusal, share: str, path: str) -> None:
         case RefusalReason.TOO_LARGE | RefusalReason.UNSUPPORTED:
             error = PeerRefused(f"{what}: {refusal.detail or refusal.reason}")
         case _:
-            await asyncio.sleep(max(RETRY_S, refusal.retry_after_ms / 1000))
+            announced_s = refusal.retry_after_ms / 1000
+            await asyncio.sleep(min(max(RETRY_S, announced_s or retry_s), MAX_WAIT_S))
             return
     raise error

@@ -201,7 +201,8 @@ class Prober:
             if run.came:
                 return self._clock.monotonic_s() - began_s
             if run.refusal is not None:
-                await asyncio.sleep(max(RETRY_S, run.refusal.retry_after_ms / 1000))
+                pause_s = max(RETRY_S, run.refusal.retry_after_ms / 1000)
+                await asyncio.sleep(min(pause_s, left_s))
             elif run.trouble is not None:
                 trouble = f": {run.trouble.message}"
                 pause_s = RETRY_S if isinstance(run.trouble, Unroutable) else wait_s

@@ -19,6 +19,7 @@ from chunkq.errors import (
     ChunkqError,
     IdentityError,
     NotFound,
+    PeerRefused,
     StorageError,
     Unreachable,
     UnsafeName,
@@ -188,7 +189,7 @@ class TreeFetch:
         try:
             async for page in pages:
                 below += await self._take(parts, path, page)
-        except (NotFound, StorageError) as error:  # here or there, the directory is not to be had
+        except (NotFound, PeerRefused, StorageError) as error:  # it is not to be had, here or there
             if not parts:
                 raise
             self._fail(parts, error)

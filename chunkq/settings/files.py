@@ -33,6 +33,8 @@ def read_toml(path: Path) -> dict[str, Any] | None:
         place = f"{path}:{where[1]}:{where[2]}" if where else str(path)
         reason = _POSITION.sub("", str(error))
         raise ConfigError(f"{place}: not valid TOML: {reason}", hint="mend that line") from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, lists in lists in lists
+        raise ConfigError(f"{path}: not TOML that could be meant") from None
 
 
 def read_text(path: Path) -> str | None:
@@ -58,14 +60,15 @@ def find_line(text: str, dotted: str) -> int | None:
     *tables, key = dotted.split(".")
     inside: list[str] = []
     for number, line in enumerate(text.splitlines(), start=1):
-        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
-        if header:
-            inside = [part.strip(" \"'") for part in header[1].split(".")]
+        line = line.strip()  # noqa: PLW2901
+        if line.startswith("["):
+            header = line.lstrip("[").partition("]")[0]
+            inside = [part.strip(" \"'") for part in header.strip().split(".")]
             if [*tables, key] == inside:
                 return number
             continue
-        name = re.match(r"\s*([\w\"'.: -]+?)\s*=", line)
-        if name and [*inside, *(p.strip(" \"'") for p in name[1].split("."))] == [*tables, key]:
+        name, equals, _ = line.partition("=")
+        if equals and [*inside, *(p.strip(" \"'") for p in name.split("."))] == [*tables, key]:
             return number
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Annotated, Final
 
@@ -12,6 +11,10 @@ from pydantic import BeforeValidator
 AUTO: Final = "auto"
 _NUMBER: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
+#: 16 EiB, or as many seconds: above it nothing is a size, a rate or a duration.
+_MOST: Final = float(1 << 64)
+#: How much of a number of a thousand digits is worth repeating.
+_SHOWN_CHARS: Final = 40
 _SIZE_UNITS: Final = {
     "": 1,
     "b": 1,
@@ -36,7 +39,7 @@ def parse_size(value: object) -> int:
     factor = _SIZE_UNITS.get(unit.lower())
     if factor is None:
         raise ValueError(f"{value!r} has no unit that is known; use B, KiB, MiB, GiB or TiB")
-    size = number * factor
+    size = _finite(number * factor, value)
     if size != int(size):
         raise ValueError(f"{value!r} is not a whole number of bytes")
     return int(size)
@@ -48,7 +51,7 @@ def parse_duration(value: object) -> float:
     factor = _DURATION_UNITS.get(unit.lower())
     if factor is None:
         raise ValueError(f"{value!r} has no unit that is known; use ms, s, m, h or d")
-    return number * factor
+    return _finite(number * factor, value)
 
 
 def parse_rate(value: object) -> int:
@@ -57,7 +60,7 @@ def parse_rate(value: object) -> int:
         value = _PER_SECOND.sub("", value)
     number, unit = _split(value, "a rate such as 10MiB/s or 10Mbit/s")
     if unit.lower() in _BIT_UNITS:
-        return int(number * _BIT_UNITS[unit.lower()] / 8)
+        return int(_finite(number * _BIT_UNITS[unit.lower()] / 8, value))
     return parse_size(value)
 
 
@@ -69,9 +72,17 @@ def _split(value: object, wanted: str) -> tuple[float, str]:
         if match is None:
             raise ValueError(f"{value!r} is not {wanted}")
         return float(match[1]), match[2]
-    if not math.isfinite(value) or value < 0:
+    if value < 0:
         raise ValueError(f"{value!r} is not {wanted}")
-    return value, ""
+    return _finite(value, value), ""
+
+
+def _finite(number: float, value: object) -> float:
+    """`number`, if it can be meant; `value` is what was given. Raises `ValueError`."""
+    if number <= _MOST:  # which is false for "not a number", too
+        return number
+    shown = str(value) if isinstance(value, str | float) else "the number"
+    raise ValueError(f"{shown[:_SHOWN_CHARS]} is too large to be meant")
 
 
 def show_size(size_bytes: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from types import TracebackType
 from typing import Final, Self
 
@@ -14,6 +15,7 @@ from chunkq.storage.mapping import storage_errors
 _SUFFIX: Final = ".hashing"
 #: Two numbers of at most 19 digits, padded, so that one write replaces the text whole.
 _TEXT_BYTES: Final = 40
+_PROGRESS: Final = re.compile(rb"([0-9]{1,19}) ([0-9]{1,19})")
 
 
 class HashLock:
@@ -83,5 +85,7 @@ def read_progress(
             return None
         finally:
             os.close(fd)
-    numbers = text.split()
-    return (int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else (0, size_bytes)
+    told = _PROGRESS.fullmatch(text.rstrip())
+    if told is None or int(told[1]) > int(told[2]):
+        return 0, size_bytes
+    return int(told[1]), int(told[2])

@@ -124,7 +124,7 @@ def _fields(line: str) -> dict[str, object]:
     """What is in a line; torn lines count as absent."""
     try:
         fields = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
 

@@ -286,7 +286,7 @@ def _make(path: bytes, kind: bytes, body: bytes) -> None:
     elif kind == b"p":
         os.mkfifo(path)
     elif kind == b"l":
-        os.symlink(body[:200] or b"x", path)
+        os.symlink(body.replace(b"\0", b"")[:200] or b"x", path)
     else:
         with open(path, "wb") as file:
             file.write(body)

@@ -270,7 +270,7 @@ FOREVER = {
 def test_who_refuses_for_ever_is_neither_hammered_nor_waited_for_in_silence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    """Ten minutes of it: bounded requests, a reason to be read, and a stop that works."""
+    """Ten minutes: a bounded number of requests, a reason to be read, and a stop that works."""
     hostile = Hostile(instead=FOREVER[which])
     with_origin(monkeypatch, hostile)
 

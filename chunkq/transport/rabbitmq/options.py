@@ -25,6 +25,8 @@ MAX_FRAME_MAX: Final = 512 * KIB
 NAME: Final = re.compile(r"[a-z0-9-]{1,63}")
 #: What pika and RabbitMQ take by default: larger ones were not faster.
 DEFAULT_FRAME_MAX: Final = 128 * KIB
+#: Seconds or bytes in a URL's options.
+_SMALL_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _PORTS: Final = {"amqp": 5672, "amqps": 5671}
 
 
@@ -131,7 +133,7 @@ def _endpoint(options: RabbitMQOptions, url: str) -> Endpoint:
         )
     numbers = {"heartbeat": options.heartbeat_s, "frame_max": options.frame_max}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in numbers or not value.isdigit():
+        if name not in numbers or not _SMALL_NUMBER.fullmatch(value):
             raise ConfigError(
                 f"the broker's URL has the option {name}={value}, which is unknown or no number",
                 hint=f"known: {', '.join(numbers)}",
