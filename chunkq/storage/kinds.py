@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from enum import StrEnum
+from typing import Final
 
 from chunkq.ports import FileIdentity
+
+#: Nanoseconds since 1970 travel as i64.
+_TIME_LIMIT: Final = 1 << 63
 
 
 class Kind(StrEnum):
@@ -44,6 +48,11 @@ def identity_of(status: os.stat_result) -> FileIdentity:
         device=status.st_dev,
         inode=status.st_ino,
         size_bytes=status.st_size,
-        mtime_ns=status.st_mtime_ns,
-        ctime_ns=status.st_ctime_ns,
+        mtime_ns=time_ns(status.st_mtime_ns),
+        ctime_ns=time_ns(status.st_ctime_ns),
     )
+
+
+def time_ns(file_time_ns: int) -> int:
+    """A file's time as packets and records carry it: 64 bits end in 2262, ext4's years in 2446."""
+    return min(max(file_time_ns, -_TIME_LIMIT), _TIME_LIMIT - 1)

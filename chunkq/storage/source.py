@@ -16,7 +16,7 @@ from chunkq.protocol.limits import MAX_FILE_SIZE_BYTES, MAX_LISTING_ENTRIES
 from chunkq.protocol.messages import Entry, RefusalReason
 from chunkq.protocol.names import STAGING_NAME, check_link_target, check_name, check_path
 from chunkq.storage import descriptors
-from chunkq.storage.kinds import Kind, identity_of, kind_of
+from chunkq.storage.kinds import Kind, identity_of, kind_of, time_ns
 from chunkq.storage.mapping import storage_errors, translate
 from chunkq.storage.smallfiles import read_small
 
@@ -261,7 +261,7 @@ class DirectoryShare:
             type=types[kind],
             size=status.st_size if kind is Kind.FILE else 0,
             mode=stat.S_IMODE(status.st_mode) & 0o777,
-            mtime_ns=status.st_mtime_ns,
+            mtime_ns=time_ns(status.st_mtime_ns),
             target=target,
         )
 
