@@ -54,7 +54,11 @@ def _bundles(
     largest = min(body.largest, link_bytes, MAX_BUNDLE_SIZE_BYTES)
     asked = asked_digest(body.share, body.groups)
     builder, read_bytes = BundleBuilder(asked, largest), 0
-    for index, found in _read(runs, min(MAX_SMALL_FILE_SIZE_BYTES, largest)):
+
+    def enough() -> bool:
+        return read_bytes >= MAX_BYTES_PER_REQUEST
+
+    for index, found in _read(runs, min(MAX_SMALL_FILE_SIZE_BYTES, largest), enough):
         answer = found
         if isinstance(answer, SmallFile):
             size = len(answer.content)
@@ -75,8 +79,10 @@ def _bundles(
     yield builder.sign(keys)
 
 
-def _read(runs: list[_Run], largest: int) -> Iterator[tuple[int, SmallFile | RefusalReason]]:
-    """Every file asked for, by its index."""
+def _read(
+    runs: list[_Run], largest: int, enough: Callable[[], bool]
+) -> Iterator[tuple[int, SmallFile | RefusalReason]]:
+    """Every file asked for, by its index; what comes after `enough` is not even read."""
     for run in runs:
         indices = range(run.first, run.first + len(run.names))
         if run.share is None:
@@ -84,7 +90,8 @@ def _read(runs: list[_Run], largest: int) -> Iterator[tuple[int, SmallFile | Ref
                 yield index, RefusalReason.NOT_FOUND
         elif isinstance(run.share, SmallFiles):
             found = run.share.read_small(run.directory, run.names, largest)
-            yield from zip(indices, found, strict=True)
+            for index in indices:
+                yield index, RefusalReason.BUSY if enough() else next(found)
         else:  # it may offer them one by one
             for index in indices:
                 yield index, RefusalReason.UNSUPPORTED

@@ -35,6 +35,7 @@ from chunkq.protocol.messages import (
 from chunkq.protocol.origin import BODIES
 from chunkq.protocol.packet import RequestId, RequestKind, Suite
 from chunkq.protocol.seal import seal_request
+from chunkq.storage import smallfiles
 from chunkq.storage.replayfile import FILE_SIZE_BYTES
 from chunkq.transport.limited import ByteRate
 from tests.runtime.sites import CHUNK_BYTES, INSTANCE, SHARE, Pair
@@ -162,9 +163,17 @@ def test_answers_go_to_whom_the_keys_belong(
 def test_one_request_for_small_files_has_no_larger_answer_than_one_for_chunks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A thousand times the name of the largest small file."""
+    """A thousand times the name of the largest small file: what is not sent is not read either."""
+
+    read: list[int] = []
+    real = smallfiles._read
+
+    def counted(fd: int, before: os.stat_result, *how: Any) -> Any:
+        read.append(before.st_size)
+        return real(fd, before, *how)
 
     async def run() -> int:
+        monkeypatch.setattr(smallfiles, "_read", counted)
         async with attack(tmp_path, monkeypatch) as attacked:
             path = attacked.pair.files / "small"
             path.write_bytes(os.urandom(MAX_SMALL_FILE_SIZE_BYTES - 4096))
@@ -177,6 +186,7 @@ def test_one_request_for_small_files_has_no_larger_answer_than_one_for_chunks(
             return attacked.sent_bytes
 
     assert MIB < run_virtual(run()) < MAX_BYTES_PER_REQUEST + MIB
+    assert sum(read) < MAX_BYTES_PER_REQUEST + MIB
 
 
 def test_epochs_and_counters_of_any_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
