@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from contextlib import closing
+from itertools import accumulate
 from pathlib import Path
 
 from chunkq.api.source import Source
@@ -26,7 +28,13 @@ from chunkq.settings.quantity import (
 from chunkq.settings.registry import Registry
 from chunkq.storage.jobs import JobState, JobStore
 from chunkq.storage.received import ReceivedLog
-from chunkq.storage.statefile import StateFile, StateHeader, decode_header
+from chunkq.storage.statefile import (
+    HEADER_SIZE_BYTES,
+    StateFile,
+    StateHeader,
+    _slot_offset,
+    decode_header,
+)
 from chunkq.transport.spool import names
 from tests.fuzz.target import Target, as_file
 from tests.protocol.sites import ALICE, BOB
@@ -49,17 +57,33 @@ def _text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
+#: What a header and a slot of the seed have, checksums apart: the zeros between are left out, so
+#: that the inputs stay small.
+_HEADER_BYTES, _SUM_BYTES, _SLOT_BYTES = 120, DIGEST_SIZE_BYTES, 112
+
+
 def _state_file(data: bytes) -> object:
-    decode_header(data, TRANSFER_ID)
-    with as_file(data) as fd:
-        return StateFile(os.dup(fd), TRANSFER_ID, "state").load()
+    """Header, its checksum, and two slots, each put where it belongs; none is put right."""
+    ends = accumulate((_HEADER_BYTES, _SUM_BYTES, _SLOT_BYTES, _SLOT_BYTES))
+    header, checksum, first, second = (
+        data[max(0, end - size) : end]
+        for end, size in zip(
+            ends, (_HEADER_BYTES, _SUM_BYTES, _SLOT_BYTES, _SLOT_BYTES), strict=True
+        )
+    )
+    raw = header.ljust(HEADER_SIZE_BYTES - DIGEST_SIZE_BYTES, b"\0") + checksum
+    decode_header(raw, TRANSFER_ID)
+    with as_file(raw) as fd:
+        for number, slot in enumerate((first, second)):
+            os.pwrite(fd, slot, _slot_offset(number))
+        with closing(StateFile(os.dup(fd), TRANSFER_ID, "state")) as state:
+            return state.read_header(), state.load()
 
 
 def _state_seed() -> bytes:
     bitmap = Bitmap(20)
     bitmap.fill(3, 5)
-    with as_file(b"") as fd:
-        state = StateFile(os.dup(fd), TRANSFER_ID, "state")
+    with as_file(b"") as fd, closing(StateFile(os.dup(fd), TRANSFER_ID, "state")) as state:
         state.write_header(StateHeader(ephemeral=b"e" * 32, share="s", path="a/b"))
         for generation in (1, 2):
             state.store(
@@ -72,9 +96,9 @@ def _state_seed() -> bytes:
                     bitmap=bitmap,
                 )
             )
-        state.close()
-        os.lseek(fd, 0, os.SEEK_SET)
-        return os.read(fd, 1 << 20)
+        header = os.pread(fd, HEADER_SIZE_BYTES, 0)
+        slots = [os.pread(fd, _SLOT_BYTES, _slot_offset(number)) for number in (0, 1)]
+    return b"".join((header[:_HEADER_BYTES], header[-_SUM_BYTES:], *slots))
 
 
 def _spool_name(data: bytes) -> object:
