@@ -27,7 +27,7 @@ from chunkq.storage.manifests import ManifestStore
 from chunkq.storage.places import Places
 from chunkq.storage.replays import ReplayStore
 from chunkq.storage.statefile import StateFile, StateHeader
-from chunkq.transport.rabbitmq.options import RabbitMQOptions, endpoint
+from chunkq.transport.rabbitmq.options import RabbitMQOptions, endpoints
 from chunkq.transport.spool import names
 from chunkq.transport.spool.claims import Claims
 from chunkq.transport.spool.directories import SpoolDirectories
@@ -235,7 +235,7 @@ def _link_url(data: bytes) -> object:
     if link.transport == "spool":
         return SpoolOptions(root=link.spool_path, site="alice")
     assert "hunter2" not in link.safe_url
-    return endpoint(RabbitMQOptions(url=url, site="alice"))
+    return endpoints(RabbitMQOptions(url=url, site="alice"))
 
 
 def _environment(data: bytes) -> object:

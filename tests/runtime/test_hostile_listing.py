@@ -83,7 +83,12 @@ def test_a_cursor_that_goes_round_ends(tmp_path: Path, monkeypatch: pytest.Monke
 
 def on_and_on(**said: object) -> Callable[[List], Listing]:
     """Each answer says these, and a cursor that rises."""
-    return lambda body: Listing(cursor=f"{int(body.cursor or '0') + 1:09}", **said)  # type: ignore[arg-type]
+
+    def told(body: List) -> Listing:
+        cursor = f"{int(body.cursor or '0') + 1:09}"
+        return Listing.model_validate({"cursor": cursor, **said})
+
+    return told
 
 
 @pytest.mark.parametrize(
