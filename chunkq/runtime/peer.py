@@ -77,6 +77,9 @@ LAST_WORDS_S: Final = 1.0
 EPOCH_RANDOM_BITS: Final = 20
 #: The last epoch that another can follow: times and epochs travel as u64.
 LAST_EPOCH: Final = U64_LIMIT - 2
+#: How often one origin may have a process begin anew: it loses its record at a restart of its
+#: machine at the most. Each epoch is remembered as one of our own.
+MAX_NEW_EPOCHS: Final = 1000
 #: The year 10889. A request that would be issued after it, or before 1970, is not sent: whoever
 #: says that this is the time does not mean it.
 LAST_MS: Final = 1 << 48
@@ -408,6 +411,7 @@ class PeerLink:
         #: Requests to each origin are counted apart: one that refuses an epoch, or pushes it up,
         #: changes nothing for the others.
         self._epoch = requester.begin_epoch()
+        self._epochs_left = MAX_NEW_EPOCHS
         self._counter = 0
         self.hungry: dict[Hungry, Callable[[], None]] = {}
         self._zstd = zstd
@@ -499,9 +503,10 @@ class PeerLink:
             self._heed_clock(refusal.offset_ms)
         current = asked.request_id.epoch == self._epoch
         if refusal.reason is RefusalReason.EXPIRED and refusal.epoch_floor and current:
-            if refusal.epoch_floor >= LAST_EPOCH:
+            if refusal.epoch_floor >= LAST_EPOCH or self._epochs_left <= 0:
                 self.requester.log("epoch_refused", level="warning", peer=self.ref.alias)
                 return
+            self._epochs_left -= 1
             self._epoch = self.requester.begin_epoch(refusal.epoch_floor)
             self._counter = 0
 

@@ -189,6 +189,18 @@ async def test_a_floor_that_is_pushed_up_is_that_origins_alone(floor: int) -> No
         assert (after[0].epoch > floor) is (floor < peer.LAST_EPOCH)
 
 
+async def test_epochs_are_not_begun_without_end() -> None:
+    """An origin that loses every one of them is let go on about it."""
+    async with requesting() as alice:
+        for _ in range(peer.MAX_NEW_EPOCHS + 10):
+            asked = alice.ask(alice.bob)
+            floor = asked.request_id.epoch
+            alice.bob.heed(asked, refused(RefusalReason.EXPIRED, epoch_floor=floor))
+
+        assert peer.MAX_NEW_EPOCHS + 2 == len(alice.requester._own_epochs)
+        assert "epoch_refused" in alice.events
+
+
 async def test_no_two_origins_have_an_epoch_in_common() -> None:
     """Replies are told apart by the request's id alone; an origin may choose what is next."""
     async with requesting() as alice:
