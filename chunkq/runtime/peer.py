@@ -33,7 +33,6 @@ from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import KEY_SIZE_BYTES, MAX_WINDOW_BYTES, MIB
 from chunkq.protocol.messages import Receipt, Refusal, RefusalReason, Request
 from chunkq.protocol.packet import (
-    U64_LIMIT,
     RawReply,
     ReplyHeader,
     RequestId,
@@ -47,6 +46,7 @@ from chunkq.protocol.signers import Signers
 from chunkq.protocol.succession import Said
 from chunkq.protocol.window import Window
 from chunkq.protocol.yielding import yielding
+from chunkq.runtime.epochs import LAST_EPOCH, MAX_NEW_EPOCHS, Epochs
 from chunkq.runtime.identity import identity_of
 from chunkq.runtime.inbox import Inbox
 from chunkq.runtime.pages import Pages
@@ -73,13 +73,6 @@ HELD_UP_FACTOR: Final = 2.0
 MAX_MAILBOXES: Final = 16
 #: How long a requester that ends waits for the carrier to take its last packets.
 LAST_WORDS_S: Final = 1.0
-#: Random bits below the millisecond in an epoch, so that two starts in one never meet.
-EPOCH_RANDOM_BITS: Final = 20
-#: The last epoch that another can follow: times and epochs travel as u64.
-LAST_EPOCH: Final = U64_LIMIT - 2
-#: How often one origin may have a process begin anew: it loses its record at a restart of its
-#: machine at the most. Each epoch is remembered as one of our own.
-MAX_NEW_EPOCHS: Final = 1000
 #: The year 10889. A request that would be issued after it, or before 1970, is not sent: whoever
 #: says that this is the time does not mean it.
 LAST_MS: Final = 1 << 48
@@ -189,7 +182,7 @@ class Requester:
         self._backlog_low.set()
         self._deaf_s = 0.0
         self._deaf_since: float | None = None
-        self._own_epochs: set[int] = set()
+        self.epochs = Epochs(clock, entropy)
 
     async def start(self, prefetch: int) -> None:
         """Begin to take replies, at most `prefetch` unfinished."""
@@ -280,15 +273,6 @@ class Requester:
         """Whether this end waits for the link: then it pays to unpack."""
         return self._appetite.starving(self.clock.monotonic_s())
 
-    def begin_epoch(self, above: int = 0) -> int:
-        """A number to count requests under, larger than `above` and never given out here before."""
-        random = int.from_bytes(self.entropy(4), "big") % (1 << EPOCH_RANDOM_BITS)
-        epoch = max((self.clock.wall_ms() << EPOCH_RANDOM_BITS) | random, above + 1)
-        while epoch in self._own_epochs:
-            epoch += 1
-        self._own_epochs.add(epoch)
-        return epoch
-
     def expect(self, asked: Asked) -> None:
         _remember(self._pending, asked.request_id, asked)
 
@@ -348,7 +332,7 @@ class Requester:
         request_id = raw.header.request_id
         if (asked := self._pending.get(request_id)) is not None:
             return asked
-        if request_id.epoch in self._own_epochs or request_id in self._unknown:
+        if request_id.epoch in self.epochs or request_id in self._unknown:
             return None
         now_s = self.clock.monotonic_s()
         for adopt in self.adopters:
@@ -410,7 +394,7 @@ class PeerLink:
         self.clock_offset_ms = 0
         #: Requests to each origin are counted apart: one that refuses an epoch, or pushes it up,
         #: changes nothing for the others.
-        self._epoch = requester.begin_epoch()
+        self._epoch = requester.epochs.begin()
         self._epochs_left = MAX_NEW_EPOCHS
         self._counter = 0
         self.hungry: dict[Hungry, Callable[[], None]] = {}
@@ -507,7 +491,7 @@ class PeerLink:
                 self.requester.log("epoch_refused", level="warning", peer=self.ref.alias)
                 return
             self._epochs_left -= 1
-            self._epoch = self.requester.begin_epoch(refusal.epoch_floor)
+            self._epoch = self.requester.epochs.begin(refusal.epoch_floor)
             self._counter = 0
 
     def _heed_clock(self, offset_ms: int) -> None:

@@ -25,6 +25,7 @@ from chunkq.protocol.packet import (
 )
 from chunkq.protocol.seal import ReplySealer
 from chunkq.runtime import peer
+from chunkq.runtime.epochs import LAST_EPOCH, MAX_NEW_EPOCHS
 from chunkq.runtime.peer import LAST_MS, MAX_PENDING, Asked, PeerLink, Requester
 from chunkq.transport.memory import MemoryCarrier, MemoryTransport
 from tests.protocol.sites import ALICE, BOB, BOB_CARD
@@ -186,18 +187,18 @@ async def test_a_floor_that_is_pushed_up_is_that_origins_alone(floor: int) -> No
         alice.ask(alice.bob)
 
         assert RequestId(first.epoch, first.counter + 1) == after[1]
-        assert (after[0].epoch > floor) is (floor < peer.LAST_EPOCH)
+        assert (after[0].epoch > floor) is (floor < LAST_EPOCH)
 
 
 async def test_epochs_are_not_begun_without_end() -> None:
     """An origin that loses every one of them is let go on about it."""
     async with requesting() as alice:
-        for _ in range(peer.MAX_NEW_EPOCHS + 10):
+        for _ in range(MAX_NEW_EPOCHS + 10):
             asked = alice.ask(alice.bob)
             floor = asked.request_id.epoch
             alice.bob.heed(asked, refused(RefusalReason.EXPIRED, epoch_floor=floor))
 
-        assert peer.MAX_NEW_EPOCHS + 2 == len(alice.requester._own_epochs)
+        assert MAX_NEW_EPOCHS + 2 == len(alice.requester.epochs)
         assert "epoch_refused" in alice.events
 
 

@@ -58,9 +58,9 @@ async def test_only_what_another_process_asked_is_offered_to_transfers(
         log=log,
     )
     requester.adopters.append(adopt)
-    first = own = requester.begin_epoch()
+    first = own = requester.epochs.begin()
     if moved_on:
-        own = requester.begin_epoch(FLOOR)
+        own = requester.epochs.begin(FLOOR)
     epochs = {"own": own, "first": first, "earlier": first - 1, "between": first + 1}
     await requester.start(prefetch=8)
     await transport.publish(Mailbox("rep", "alice", "i"), reply_to(epochs[which]))
