@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from chunkq.runtime.peer import EPOCH_RANDOM_BITS
+from chunkq.runtime.epochs import EPOCH_RANDOM_BITS
 
 #: Nothing in these tests takes so long on a machine that works.
 DEADLINE_S = 240.0
