@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -26,11 +27,14 @@ from pydantic import TypeAdapter
 from chunkq.errors import NotFound, StorageError
 from chunkq.protocol.limits import KIB
 from chunkq.storage import descriptors
+from chunkq.storage.kinds import lstat_at
 from chunkq.storage.locks import lock_file
 from chunkq.storage.mapping import storage_errors
 
-#: A job whose worker died so often takes the worker down by itself.
+#: A job whose worker died so often, one time after the other, takes the worker down by itself.
 MAX_ATTEMPTS_LOST: Final = 5
+#: What a killed process left half written is removed after so long; no writing takes an hour.
+_DEBRIS_AGE_S: Final = 3600.0
 #: History: what went well is of little interest; failures wait for somebody to look at them.
 MAX_DONE: Final = 200
 MAX_FAILED: Final = 1000
@@ -38,6 +42,9 @@ MAX_FAILED: Final = 1000
 _MAX_FILE_SIZE_BYTES: Final = 1024 * KIB
 _NAME: Final = re.compile(r"[0-9]{13,20}-[0-9a-f]{8}\.json")
 _SUFFIX: Final = ".json"
+_HALF_WRITTEN: Final = re.compile(
+    rf"{_NAME.pattern}\.[0-9]+{re.escape(descriptors.TEMPORARY_SUFFIX)}"
+)
 
 Option = str | int | float | bool | None
 
@@ -53,7 +60,8 @@ class JobState(StrEnum):
 class Job:
     """What to get and where to; `sources` are where one thing is to be had.
 
-    `attempts` counts the times it was begun and not finished.
+    `attempts` counts the times it was begun and not finished, `lost` those of the last of them that
+    ended with their worker.
     """
 
     job_id: str
@@ -62,6 +70,7 @@ class Job:
     options: Mapping[str, Option] = field(default_factory=dict)
     created_ms: int = 0
     attempts: int = 0
+    lost: int = 0
     error_code: str = ""
     error_message: str = ""
     state: JobState = JobState.PENDING
@@ -89,7 +98,7 @@ class JobClaim:
 class JobStore:
     """The jobs below a state directory, shared by any number of processes.
 
-    Raises `StorageError`. `entropy` makes ids.
+    Raises `StorageError`. `entropy` makes ids, `wall_s` is the time of day.
     """
 
     def __init__(
@@ -97,9 +106,12 @@ class JobStore:
         state_dir: str | os.PathLike[str],
         *,
         entropy: Callable[[int], bytes] = os.urandom,
+        wall_s: Callable[[], float] = time.time,
     ) -> None:
         self.path = os.path.join(os.path.abspath(state_dir), "jobs")
         self._entropy = entropy
+        self._wall_s = wall_s
+        self._swept = False
         self._fds: dict[JobState, int] = {}
         #: Whom jobs that wait ask first; that never changes.
         self._peers: dict[str, str] = {}
@@ -153,7 +165,7 @@ class JobStore:
             if job is None:
                 raise NotFound(f"there is no failed job {job_id!a}")
             renewed = replace(
-                job, attempts=0, error_code="", error_message="", state=JobState.PENDING
+                job, attempts=0, lost=0, error_code="", error_message="", state=JobState.PENDING
             )
             self._replace(JobState.FAILED, renewed)
         finally:
@@ -168,6 +180,9 @@ class JobStore:
         `skip`: ids of jobs whose turn has not come again. `skip_peers`: of whom enough are done.
         """
         self.recover()
+        if not self._swept:
+            self._swept = True
+            self._remove_debris()
         names = self._names(JobState.PENDING)
         self._peers = {name: self._peers[name] for name in names if name in self._peers}
         for name in names:
@@ -215,6 +230,7 @@ class JobStore:
         job = replace(
             claim.job,
             attempts=claim.job.attempts + bool(code),
+            lost=0,
             error_code=code,
             error_message=message,
         )
@@ -243,13 +259,14 @@ class JobStore:
         job = self._read(JobState.RUNNING, name)
         if job is None:
             return
-        lost = job.attempts + 1 >= MAX_ATTEMPTS_LOST
+        lost = job.lost + 1
         job = replace(
             job,
             attempts=job.attempts + 1,
+            lost=lost,
             error_code="worker_died",
             error_message="the process that worked on it ended",
-            state=JobState.FAILED if lost else JobState.PENDING,
+            state=JobState.FAILED if lost >= MAX_ATTEMPTS_LOST else JobState.PENDING,
         )
         self._replace(JobState.RUNNING, job)
 
@@ -309,6 +326,16 @@ class JobStore:
         except ValueError:
             return None
         return job if job.job_id + _SUFFIX == name else None
+
+    def _remove_debris(self) -> None:
+        """What processes that were killed had begun to write."""
+        for state, fd in self._fds.items():
+            with storage_errors("readdir", os.path.join(self.path, state)):
+                names = [name for name in os.listdir(fd) if _HALF_WRITTEN.fullmatch(name)]
+            for name in names:
+                status = lstat_at(fd, name)
+                if status is not None and self._wall_s() - status.st_mtime > _DEBRIS_AGE_S:
+                    self._remove(state, name)
 
     def _move(self, name: str, source: JobState, target: JobState) -> None:
         with storage_errors("rename", os.path.join(self.path, target, name)):

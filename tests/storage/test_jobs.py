@@ -150,6 +150,39 @@ def test_a_killed_workers_claim_comes_back(store: JobStore, tmp_path: Path) -> N
     assert store.claim() is None
 
 
+def test_waiting_for_a_silent_peer_is_no_death(store: JobStore, tmp_path: Path) -> None:
+    """A job that was often given back is not given up when its worker is killed."""
+    add(store)
+    for _ in range(2 * jobs.MAX_ATTEMPTS_LOST):
+        claim = store.claim()
+        assert claim is not None
+        store.give_back(claim, "PeerSilent", "bob: no answer")
+    claim = store.claim()
+    assert claim is not None
+
+    os.close(claim.fd)  # as the end of its process does
+
+    again = store.claim()
+    assert again is not None
+    assert (2 * jobs.MAX_ATTEMPTS_LOST + 1, 1) == (again.job.attempts, again.job.lost)
+
+
+def test_what_a_killed_process_had_begun_to_write_goes(store: JobStore, tmp_path: Path) -> None:
+    """An hour later, and nothing else does."""
+    left = {
+        state: tmp_path / "jobs" / state / f"{NOW_MS}-00000000.json.77.tmp" for state in JobState
+    }
+    other = tmp_path / "jobs" / "done" / "mine.tmp"
+    for path in (*left.values(), other):
+        path.write_text("half")
+    written_s = other.stat().st_mtime
+
+    for later_s, there in ((3500, True), (3700, False)):
+        JobStore(tmp_path, wall_s=lambda at=written_s + later_s: at).claim()
+        assert {there} == {path.exists() for path in left.values()}
+    assert other.exists()
+
+
 def test_workers_do_each_job_once(store: JobStore, tmp_path: Path) -> None:
     """Real processes, and jobs that go back and forth between them."""
     ids = [add(store, number) for number in range(60)]
