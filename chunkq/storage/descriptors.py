@@ -186,8 +186,7 @@ def replace_file(
 
     `temporary`: what it is called until it is whole; it must be this process's alone, and whoever
     gives it removes it after a crash. Not `durable`: a power cut may lose either; the caller syncs
-    later, or can do without.
-    Raises `DiskFull`, `SyncFailed`, `StorageError`.
+    later, or can do without. Raises `DiskFull`, `SyncFailed`, `StorageError`.
     """
     temporary = temporary or f"{name}.{os.getpid()}{TEMPORARY_SUFFIX}"
     try:
