@@ -19,12 +19,14 @@ from tests.killloop.smalldisk import SmallDisk
 from tests.killloop.sources import MIB, Errand
 from tests.killloop.strikes import Striker
 from tests.killloop.world import Carrier, World
-from tests.support.pair import Running
+from tests.support.pair import Running, until
 
 #: How long the work may take once the last fault is over. Without faults it takes two seconds.
 RECOVERY_S = 90.0
 #: A broker that comes back takes 5 to 8 s, and `get` says at once that there is none.
 MOST_RERUNS = 120
+#: A busy machine has taken 25 s.
+BROKER_RETURNS_S = 100.0
 RERUN_PAUSE_S = 0.15
 POLL_S = 0.01
 #: What a process needs before it asks, and what both workers send in a second.
@@ -135,7 +137,7 @@ class Round:
             if self._is_done():
                 break
             now = time.monotonic()
-            if self._due or not self._world.broker_is_there:
+            if self._due or not self._world.broker_is_up:
                 calm_since = None
             elif calm_since is None:
                 calm_since = now
@@ -200,9 +202,12 @@ class Round:
             heapq.heappop(self._due)[2]()
 
     def _strike(self, strike: Strike) -> None:
+        undo = self._striker.begin(strike)
+        if undo is None:
+            return
         self.outcome.struck.append(strike.kind)
         number = next(self._order)
-        self._undo[number] = self._striker.begin(strike)
+        self._undo[number] = undo
         self._at(time.monotonic() + strike.span_s, lambda: self._undo.pop(number)())
 
     def _end_all(self) -> None:
@@ -210,6 +215,7 @@ class Round:
         for undo in self._undo.values():
             undo()
         self._world.calm()
+        until(lambda: self._world.broker_is_up, BROKER_RETURNS_S)
         for command in self._commands:
             if command.running is not None:
                 command.running.end()

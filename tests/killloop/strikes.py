@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 
-from tests.killloop.plan import WITHOUT_BROKER, Kind, Strike
+from tests.killloop.plan import Kind, Strike
 from tests.killloop.smalldisk import SmallDisk
 from tests.killloop.world import VHOST, Carrier, World
 from tests.support.pair import Running
@@ -20,6 +19,18 @@ CUT_WITHIN_BYTES = 4 << 20
 #: A watermark that every disk is under.
 ALL_DISK_BYTES = 1 << 60
 DISK_LIMIT_BYTES = 50_000_000
+
+#: What is done to the broker itself. It can be asked then, or not at all.
+OF_BROKER = frozenset(
+    {
+        Kind.KILL_BROKER,
+        Kind.STOP_BROKER,
+        Kind.MEMORY_ALARM,
+        Kind.DISK_ALARM,
+        Kind.DELETE_QUEUE,
+        Kind.DELETE_EXCHANGE,
+    }
+)
 
 Undo = Callable[[], None]
 NOTHING: Undo = lambda: None  # noqa: E731
@@ -39,14 +50,17 @@ class Striker:
         self._carrier = carrier
         self._requesters = requesters
         self._disk = disk
+        self._alarms = 0
 
-    def begin(self, strike: Strike) -> Undo:
-        if strike.kind not in WITHOUT_BROKER and not self._world.broker_is_there:
-            return NOTHING
+    def begin(self, strike: Strike) -> Undo | None:
+        """None if there is nobody whom it could strike."""
+        if strike.kind in OF_BROKER and not self._world.broker_is_up:
+            return None
+        if strike.kind is Kind.STOP_BROKER and self._alarms:
+            return None  # nobody could end the alarm
         match strike.kind:
             case Kind.KILL_REQUESTER | Kind.INTERRUPT:
-                killing = strike.kind is Kind.KILL_REQUESTER
-                self._signal(strike, signal.SIGKILL if killing else signal.SIGTERM)
+                return self._end_requester(strike)
             case Kind.KILL_WORKER:
                 return self._kill_worker(strike.whom)
             case Kind.STOP_REQUESTER | Kind.STOP_WORKER | Kind.STOP_LONG:
@@ -63,42 +77,38 @@ class Striker:
 
     # ------------------------------------------------------------ processes
 
-    def _target(self, strike: Strike) -> Running | None:
-        if strike.whom:
-            return self._carrier.workers[strike.whom - 1]
+    def _requester(self, strike: Strike) -> Running | None:
         alive = [each for each in self._requesters() if each.alive]
         return alive[int(strike.draw * len(alive))] if alive else None
 
-    def _signal(self, strike: Strike, number: signal.Signals) -> None:
-        alive = [each for each in self._requesters() if each.alive]
-        if alive:
-            alive[int(strike.draw * len(alive))].send(number)
+    def _end_requester(self, strike: Strike) -> Undo | None:
+        running = self._requester(strike)
+        if running is None:
+            return None
+        running.send(signal.SIGKILL if strike.kind is Kind.KILL_REQUESTER else signal.SIGTERM)
+        return NOTHING
 
-    def _kill_worker(self, number: int) -> Undo:
+    def _kill_worker(self, number: int) -> Undo | None:
         running = self._carrier.workers[number - 1]
         if running is None:
-            return NOTHING
+            return None
         running.end()
         self._carrier.workers[number - 1] = None
+        return lambda: self._carrier.serve(number)
 
-        def serve() -> None:
-            if self._carrier.workers[number - 1] is None:
-                self._carrier.serve(number)
-
-        return serve
-
-    def _stop(self, strike: Strike) -> Undo:
-        running = self._target(strike)
+    def _stop(self, strike: Strike) -> Undo | None:
+        worker = self._carrier.workers[strike.whom - 1] if strike.whom else None
+        running = worker if strike.whom else self._requester(strike)
         if running is None or not running.alive:
-            return NOTHING
+            return None
         running.send(signal.SIGSTOP)
         return lambda: running.send(signal.SIGCONT) if running.alive else None
 
-    def _fill(self, strike: Strike) -> Undo:
-        """Room for a part of what comes; nothing, if there is no such disk."""
+    def _fill(self, strike: Strike) -> Undo | None:
+        """Room for a part of what comes."""
         disk = self._disk
         if disk is None:
-            return NOTHING
+            return None
         free = os.statvfs(disk.outside)
         disk.fill(int(free.f_bavail * free.f_frsize * strike.draw * 0.6))
         return disk.make_room
@@ -106,25 +116,36 @@ class Striker:
     # ------------------------------------------------------------ broker
 
     def _trouble_broker(self, strike: Strike) -> Undo:
-        broker = self._world.broker
+        world, broker = self._world, self._world.broker
         match strike.kind:
             case Kind.KILL_BROKER:
-                broker.kill()
-                return self._world.restart_broker
+                world.kill_broker()
+                return world.restart_broker
             case Kind.STOP_BROKER:
-                broker.freeze()
-                return broker.thaw
+                world.freeze_broker()
+                return world.thaw_broker
             case Kind.MEMORY_ALARM:
                 broker.set_memory_alarm(on=True)
-                return lambda: broker.set_memory_alarm(on=False)
+                return self._alarmed(lambda: broker.set_memory_alarm(on=False))
             case _:
                 broker.set_disk_limit(ALL_DISK_BYTES)
-                return lambda: broker.set_disk_limit(DISK_LIMIT_BYTES)
+                return self._alarmed(lambda: broker.set_disk_limit(DISK_LIMIT_BYTES))
+
+    def _alarmed(self, undo: Undo) -> Undo:
+        """A broker that was killed meanwhile comes back without what is to be undone."""
+        self._alarms += 1
+
+        def end() -> None:
+            self._alarms -= 1
+            if self._world.broker_is_up:
+                undo()
+
+        return end
 
     def _delete(self, strike: Strike) -> None:
-        """As an administrator does by mistake; a broker that is away has nothing to delete."""
+        """As an administrator does by mistake."""
         whose = "req" if strike.draw < 0.5 else "rep"
-        with suppress(Exception), plain_channel(self._world.broker.url()) as channel:
+        with plain_channel(self._world.broker.url()) as channel:
             if strike.kind is Kind.DELETE_EXCHANGE:
                 channel.exchange_delete(f"cq.{whose}")
                 return

@@ -100,6 +100,7 @@ class World:
         self.proxies: list[Proxy] = []
         self.network = ProxyThread()
         self._returning: threading.Thread | None = None
+        self._broker_is_up = True
         self.broker: Broker
         self.rabbitmq: Carrier
         self.spool: Carrier
@@ -148,18 +149,32 @@ class World:
             carrier.worker(number).until_said('"serving"')
         return carrier
 
+    def kill_broker(self) -> None:
+        self._broker_is_up = False
+        self.broker.kill()
+
+    def freeze_broker(self) -> None:
+        self._broker_is_up = False
+        self.broker.freeze()
+
+    def thaw_broker(self) -> None:
+        self.broker.thaw()
+        self._broker_is_up = True
+
     def restart_broker(self) -> None:
         """Start the broker again, in a thread: it takes 5 to 8 s."""
-        self._returning = threading.Thread(target=self.broker.restart)
+
+        def restart() -> None:
+            self.broker.restart()
+            self._broker_is_up = True
+
+        self._returning = threading.Thread(target=restart)
         self._returning.start()
 
     @property
-    def broker_is_there(self) -> bool:
-        """Whether it is not on its way back; after this was true, it can be asked."""
-        if self._returning is not None and not self._returning.is_alive():
-            self._returning.join()
-            self._returning = None
-        return self._returning is None
+    def broker_is_up(self) -> bool:
+        """Whether it can be asked: it is neither killed, nor stopped, nor on its way back."""
+        return self._broker_is_up
 
     def calm(self) -> None:
         """End every trouble of the network that there may be; what was lost stays lost."""
