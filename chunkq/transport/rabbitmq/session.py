@@ -47,14 +47,22 @@ class Backoff:
         self._failures = 0
 
     def next_delay_s(self) -> float:
-        doubled_s = self._base_s * float(1 << min(self._failures, _MOST_DOUBLINGS))
+        bound_s = self._bound_s
         self._failures += 1
-        return self._rng() * min(self._cap_s, doubled_s)
+        return self._rng() * bound_s
 
     def lasted(self, seconds: float) -> None:
-        """Begin with short delays again if what was made held for longer than the longest delay."""
-        if seconds > self._cap_s:
+        """Begin with short delays again if what was made held for longer than the next might be.
+
+        So a link that is lost every few seconds is not away for longer than it is there.
+        """
+        if seconds > self._bound_s:
             self._failures = 0
+
+    @property
+    def _bound_s(self) -> float:
+        doubled_s = self._base_s * float(1 << min(self._failures, _MOST_DOUBLINGS))
+        return min(self._cap_s, doubled_s)
 
 
 class Session:
