@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pika import frame, spec
 from pika.exceptions import BodyTooLongError, InvalidFrameError, ProtocolSyntaxError
 
+from chunkq.transport.rabbitmq import RabbitMQOptions
 from chunkq.transport.rabbitmq.frames import (
     BUFFER_BYTES,
     HEAD,
@@ -248,6 +249,24 @@ def test_backoff_is_full_jitter_up_to_the_cap() -> None:
     backoff.lasted(2.9)
     backoff.lasted(3.1)
     assert 0.5 == backoff.next_delay_s()
+
+
+def test_backoff_of_a_link_that_comes_and_goes() -> None:
+    """What held for longer than the next delay might be makes the delays short again."""
+    backoff = Backoff(0.5, 30.0, lambda: 1.0)
+    assert [0.5, 1.0, 2.0] == [backoff.next_delay_s() for _ in range(3)]
+    backoff.lasted(3.9)
+    assert 4.0 == backoff.next_delay_s()
+    backoff.lasted(8.1)
+    assert 0.5 == backoff.next_delay_s()
+
+
+def test_bindings_are_renewed_with_each_heartbeat() -> None:
+    """Unless something else is said."""
+    options = RabbitMQOptions(url="amqp://host?heartbeat=7", site="bob")
+    assert 7.0 == options.rebind_interval_s
+    assert 30.0 == replace(options, url="amqp://host").rebind_interval_s
+    assert 0.1 == replace(options, rebind_s=0.1).rebind_interval_s
 
 
 def test_backoff_never_overflows() -> None:

@@ -196,7 +196,7 @@ class RabbitMQConsumer:
     async def _renew_bindings(self) -> None:
         """Nobody tells a consumer that its exchange was deleted and its bindings went with it."""
         while True:
-            await asyncio.sleep(self._session.options.rebind_s)
+            await asyncio.sleep(self._session.options.rebind_interval_s)
             wire = await self._session.wire()
             try:
                 # There is time for the answer: reading on for it would let a whole window in.

@@ -69,7 +69,8 @@ class RabbitMQOptions:
     reconnect_base_s: float = 0.5
     reconnect_cap_s: float = 30.0
     #: How often a consumer renews its bindings: a deleted exchange takes them with it, unannounced.
-    rebind_s: float = 30.0
+    #: None: each heartbeat, since who wants to know soon that a link is dead says so there.
+    rebind_s: float | None = None
     by_policy: bool = False
     request_queue_bytes: int = 64 * MIB
     reply_queue_bytes: int = 256 * MIB
@@ -85,6 +86,11 @@ class RabbitMQOptions:
         if self.external and self.tls_cert is None:
             raise ConfigError("logging in by certificate (external) needs a TLS certificate")
         endpoints(self)
+
+    @property
+    def rebind_interval_s(self) -> float:
+        """As `rebind_s` says."""
+        return self.rebind_s or float(endpoint(self).heartbeat_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
