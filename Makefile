@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint bench scale fuzz install need clean
+.PHONY: demo test lint bench scale fuzz kill-loop install need clean
 
 demo: $(STAMP)
 	$(BIN)/chunkq demo
@@ -38,6 +38,13 @@ EXECUTIONS := 0
 fuzz: $(STAMP)
 	$(BIN)/python -m pip install -q --disable-pip-version-check --group fuzz
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) --executions $(EXECUTIONS)
+
+# Requester, workers and a private RabbitMQ as real processes; kills, stops, bad networks, full disks.
+# N rounds; the seed is printed, and SEED repeats it.
+N := 200
+SEED :=
+kill-loop: $(STAMP) need
+	$(BIN)/python -m tests.killloop --rounds $(N) $(if $(SEED),--seed $(SEED))
 
 install: $(STAMP)
 

@@ -20,11 +20,12 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--only", type=int, default=None, metavar="K", help="round K alone")
+    parser.add_argument("--each-once", action="store_true", help="every kind of fault, soon")
     given = parser.parse_args()
     seed = given.seed if given.seed is not None else int(time.time())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     root = Path(tempfile.mkdtemp(prefix="chunkq-killloop-"))
-    campaign = Campaign(seed, given.rounds, given.only)
+    campaign = Campaign(seed, given.rounds, given.only, given.each_once)
     print(f"{given.rounds} rounds, seed {seed}", flush=True)
     failure: Failure | None = None
     try:

@@ -23,6 +23,7 @@ class Campaign:
     seed: int
     rounds: int
     only: int | None = None
+    each_once: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     trends: list[Trend] = field(default_factory=list)
 
@@ -30,7 +31,7 @@ class Campaign:
         pool = Pool(root / "pool", random.Random(self.seed))
         gauge = Gauge()
         with World(root, pool) as world:
-            for plan in plans(self.seed, self.rounds):
+            for plan in plans(self.seed, self.rounds, each_once=self.each_once):
                 if self.only is not None and plan.number != self.only:
                     continue
                 self._round(world, plan, gauge)
@@ -54,5 +55,5 @@ class Campaign:
         self.outcomes.append(outcome)
 
     def again(self, plan: Plan) -> str:
-        given = f"--rounds {self.rounds} --seed {self.seed}"
+        given = f"--rounds {self.rounds} --seed {self.seed}" + " --each-once" * self.each_once
         return f"again: python -m tests.killloop {given} --only {plan.number}"

@@ -79,6 +79,10 @@ WITHOUT_BROKER = frozenset(
         Kind.FULL_DISK,
     }
 )
+#: What takes seconds, or cannot come twice.
+SLOW = frozenset(
+    {Kind.KILL_BROKER, Kind.STOP_LONG, Kind.FORGET, Kind.DELETE_EXCHANGE, Kind.FULL_DISK}
+)
 WORKS = (Work.LARGE, Work.LARGE, Work.LARGE, Work.TREE, Work.TREE, Work.SEVERAL, Work.AT_ONCE)
 #: One round in so many goes over a directory, or leaves jobs to a requester worker.
 SPOOL_EVERY = 6
@@ -128,20 +132,19 @@ class Plan:
         return "\n    ".join(lines)
 
 
-def plans(seed: int, rounds: int) -> Iterator[Plan]:
-    """The same for the same seed and number of rounds."""
+def plans(seed: int, rounds: int, *, each_once: bool = False) -> Iterator[Plan]:
+    """The same for the same arguments. `each_once`: every kind of fault in as few rounds."""
     dice = random.Random(seed)
-    deck: list[Kind] = []
+    dealer = Dealer(dice, dict.fromkeys(Kind, 1) if each_once else DECK)
     for number in range(1, rounds + 1):
         spool = number % SPOOL_EVERY == SPOOL_EVERY - 1
         jobs = number % JOBS_EVERY == JOBS_EVERY - 1
         work = Work.JOBS if jobs else dice.choice(WORKS)
-        strikes = []
-        for _ in range(dice.randint(1, MOST_STRIKES)):
-            kind = _deal(deck, dice, spool=spool, work=work, before=strikes)
-            strikes.append(_strike(kind, dice, old=_is_kept(number, rounds)))
-        strikes.sort(key=lambda strike: strike.at)
-        yield Plan(number, work, spool, tuple(strikes))
+        dealer.begin(spool=spool, work=work)
+        count = MOST_STRIKES if each_once else dice.randint(1, MOST_STRIKES)
+        kinds = [dealer.deal() for _ in range(count)]
+        strikes = (_strike(kind, dice, old=_is_kept(number, rounds)) for kind in kinds)
+        yield Plan(number, work, spool, tuple(sorted(strikes, key=lambda strike: strike.at)))
 
 
 def _is_kept(number: int, rounds: int) -> bool:
@@ -149,23 +152,39 @@ def _is_kept(number: int, rounds: int) -> bool:
     return not rounds / 3 < number <= 2 * rounds / 3
 
 
-def _deal(
-    deck: list[Kind], dice: random.Random, *, spool: bool, work: Work, before: list[Strike]
-) -> Kind:
-    """The next card that fits; a fault that takes seconds comes once in a round."""
-    if len(deck) < 2 * MOST_STRIKES:
-        fresh = [kind for kind, count in DECK.items() for _ in range(count)]
-        dice.shuffle(fresh)
-        deck += fresh
-    slow = {Kind.KILL_BROKER, Kind.STOP_LONG, Kind.FORGET, Kind.DELETE_EXCHANGE, Kind.FULL_DISK}
-    taken = {strike.kind for strike in before} & slow
-    for place, kind in enumerate(deck):
-        if spool and kind not in WITHOUT_BROKER:
-            continue
-        if kind in taken or (kind is Kind.FULL_DISK and work is Work.JOBS):
-            continue
-        return deck.pop(place)
-    return Kind.KILL_REQUESTER
+class Dealer:
+    """Deals kinds of faults from a shuffled deck; what does not fit this round stays in it."""
+
+    def __init__(self, dice: random.Random, counts: dict[Kind, int]) -> None:
+        self._dice = dice
+        self._counts = counts
+        self._deck: list[Kind] = []
+        self._dealt: set[Kind] = set()
+        self._spool = False
+        self._work = Work.LARGE
+
+    def begin(self, *, spool: bool, work: Work) -> None:
+        """A round of that kind."""
+        self._spool, self._work = spool, work
+        self._dealt = set()
+
+    def deal(self) -> Kind:
+        while True:
+            for place, kind in enumerate(self._deck):
+                if self._fits(kind):
+                    self._dealt.add(kind)
+                    return self._deck.pop(place)
+            fresh = [kind for kind, count in self._counts.items() for _ in range(count)]
+            self._dice.shuffle(fresh)
+            self._deck += fresh
+
+    def _fits(self, kind: Kind) -> bool:
+        """A fault that takes seconds comes once in a round."""
+        if self._spool and kind not in WITHOUT_BROKER:
+            return False
+        if kind is Kind.FULL_DISK and self._work is Work.JOBS:
+            return False
+        return kind not in SLOW or kind not in self._dealt
 
 
 def _strike(kind: Kind, dice: random.Random, *, old: bool) -> Strike:

@@ -27,6 +27,7 @@ RECOVERY_S = 90.0
 MOST_RERUNS = 120
 #: A busy machine has taken 25 s.
 BROKER_RETURNS_S = 100.0
+STRIKE_AGAIN_S = 0.05
 RERUN_PAUSE_S = 0.15
 POLL_S = 0.01
 #: What a process needs before it asks, and what both workers send in a second.
@@ -203,7 +204,8 @@ class Round:
 
     def _strike(self, strike: Strike) -> None:
         undo = self._striker.begin(strike)
-        if undo is None:
+        if undo is None:  # whom it is for is away; perhaps not for long
+            self._at(time.monotonic() + STRIKE_AGAIN_S, lambda: self._strike(strike))
             return
         self.outcome.struck.append(strike.kind)
         number = next(self._order)
