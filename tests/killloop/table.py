@@ -48,7 +48,7 @@ def _told(trend: Trend) -> str:
     first, last = trend.first, trend.last
     return (
         f"{trend.rounds} rounds, first third to last:"
-        f" RSS {first.rss / 1024:.1f} to {last.rss / 1024:.1f} MiB,"
-        f" PSS {first.pss / 1024:.1f} to {last.pss / 1024:.1f} MiB,"
+        f" RSS {first.resident / 1024:.1f} to {last.resident / 1024:.1f} MiB,"
+        f" its own {first.anonymous / 1024:.1f} to {last.anonymous / 1024:.1f} MiB,"
         f" descriptors {first.descriptors} to {last.descriptors}"
     )
