@@ -8,14 +8,15 @@ from typing import Final
 
 from chunkq.errors import (
     ChunkqError,
+    Nacked,
     NotFound,
     NotPermitted,
+    OutcomeUnknown,
     PacketError,
     PeerDistrusted,
     PeerRefused,
     PeerSilent,
     TransportError,
-    Unroutable,
 )
 from chunkq.ports import Delivery
 from chunkq.protocol import cbor
@@ -117,7 +118,7 @@ async def _ask(
 ) -> Listing:
     requester = peer.requester
     deadline = requester.clock.monotonic_s() + patience_s
-    wait_s = max(FIRST_WAIT_S, peer.window.rto_s)
+    wait_s = first_wait_s = max(FIRST_WAIT_S, peer.window.rto_s)
     trouble, retry_s = "", RETRY_S
     question = _Question(peer)
     while (left := deadline - requester.clock.monotonic_s()) > 0:
@@ -148,7 +149,10 @@ async def _ask(
             deadline = requester.clock.monotonic_s() + patience_s
         else:
             trouble = f": {answer.message}"
-            await asyncio.sleep(min(RETRY_S if isinstance(answer, Unroutable) else wait_s, left))
+            if isinstance(answer, OutcomeUnknown):  # that link is over, and so is its silence
+                wait_s = first_wait_s
+            full = isinstance(answer, Nacked)
+            await asyncio.sleep(min(wait_s if full else RETRY_S, left))
     raise PeerSilent(
         f"{peer.ref.alias}: no answer for {patience_s:.0f} s{trouble}",
         hint="is `chunkq serve` running there? Run the same command again to go on",

@@ -71,7 +71,7 @@ class Pair:
         self._random = Random(1)
         self.clock = self._clock = LoopClock()
         self._pool = InlineExecutor()
-        self._carrier = MemoryCarrier(self._clock)
+        self.carrier = MemoryCarrier(self._clock)
         self._keys = {name: SiteKeys.generate(self._random.randbytes) for name in ("alice", "bob")}
         self._refs = {
             name: PeerRef(name, card_of(keys, name), name) for name, keys in self._keys.items()
@@ -80,7 +80,7 @@ class Pair:
             keys=self._keys["alice"],
             site="alice",
             instance=INSTANCE,
-            transport=MemoryTransport(self._carrier, "alice"),
+            transport=MemoryTransport(self.carrier, "alice"),
             clock=self._clock,
             entropy=self._random.randbytes,
             log=_say_nothing,
@@ -140,7 +140,7 @@ class Pair:
             pool=self._pool,
         )
         transport = LimitedTransport(
-            MemoryTransport(self._carrier, "bob"), self._clock, send=send, receive=None
+            MemoryTransport(self.carrier, "bob"), self._clock, send=send, receive=None
         )
         return OriginWorker(
             keys=self._keys["bob"],
