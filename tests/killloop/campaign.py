@@ -49,8 +49,8 @@ class Campaign:
                 for running in actor.running:
                     check_log(running)
                 actor.running = [each for each in actor.running if each.alive]
-        except Failure as failure:
-            raise Failure(f"{failure}\n{plan}\n{self.again(plan)}") from None
+        except (AssertionError, RuntimeError) as failure:
+            raise Failure(f"{failure}\n{plan}\n{self.again(plan)}") from failure
         gauge.look("spool" if plan.spool else "rabbitmq", carrier)
         self.outcomes.append(outcome)
 

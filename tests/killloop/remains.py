@@ -19,6 +19,8 @@ from tests.support.pair import Running
 #: and the pause of a worker before it connects anew.
 SETTLE_S = 45.0
 POLL_S = 0.05
+#: Each has a queue for replies, which the next one takes over: three at once and the one for jobs.
+MOST_REQUESTERS = 4
 #: Names under which files are written before they are renamed.
 TEMPORARY = re.compile(r"\.tmp|\.small$|\.new$")
 
@@ -80,8 +82,13 @@ def _check_alive(carrier: Carrier) -> None:
 
 def _broker_problem(world: World, carrier: Carrier) -> str | None:
     broker = world.broker
-    if "cq.req.bob" not in broker.queues(VHOST):
+    queues = broker.queues(VHOST)
+    if "cq.req.bob" not in queues:
         return "the queue of requests is gone"
+    if len([name for name in queues if name.startswith("cq.rep.")]) > MOST_REQUESTERS:
+        return f"queues of requesters that are no more: {queues}"
+    if "cq.dlq" in queues and (dead := broker.queue_length(VHOST, "cq.dlq")):
+        return f"{dead} requests were given up, as if they killed workers"
     if waiting := broker.queue_length(VHOST, "cq.req.bob"):
         return f"{waiting} requests are left in the queue"
     consumers = sorted(name.rpartition(".")[0] for name in broker.consumers(VHOST))

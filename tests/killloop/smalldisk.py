@@ -9,32 +9,46 @@ import os
 import subprocess
 from pathlib import Path
 
-#: What a user without rights needs to mount: a namespace of users, and one of mounts.
-UNSHARE = ("unshare", "--user", "--map-root-user", "--mount")
+#: Namespaces in which one may mount: a user without rights needs one of users, too. Where that is
+#: forbidden, root can do without it.
+NAMESPACES = (("--user", "--mount"), ("--mount",))
+SCRIPT = 'mount -t tmpfs -o "size=$1,mode=700" tmpfs "$2" && echo ready && exec cat'
 
 
 class SmallDisk:
     """`path` is where processes that are started with `prefix` find it; others look at `outside`.
 
-    Raises `RuntimeError` where the kernel forbids namespaces to users.
+    Raises `RuntimeError` where the kernel forbids it.
     """
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         path.mkdir(parents=True)
         self.path = path
-        script = 'mount -t tmpfs -o "size=$1,mode=700" tmpfs "$2" && echo ready && exec cat'
-        self._keeper = subprocess.Popen(
-            [*UNSHARE, "sh", "-c", script, "disk", str(size_bytes), str(path)],
+        said = ""
+        for self._namespaces in NAMESPACES:
+            self._keeper = self._start(size_bytes)
+            assert self._keeper.stdout is not None
+            if self._keeper.stdout.readline() == b"ready\n":
+                break
+            said = self._keeper.communicate()[1].decode(errors="replace").strip()
+        else:
+            raise RuntimeError(
+                f"a small file system cannot be mounted here ({said}): "
+                "permit user namespaces (sysctl kernel.unprivileged_userns_clone=1), or be root"
+            )
+        self._ballast = self.outside / "ballast"
+
+    def _start(self, size_bytes: int) -> subprocess.Popen[bytes]:
+        """The process that holds the mount; it ends with the pipe, and so with this process."""
+        root = ["--map-root-user"] if "--user" in self._namespaces else []
+        shell = ["sh", "-c", SCRIPT, "disk", str(size_bytes), str(self.path)]
+        return subprocess.Popen(
+            ["unshare", *self._namespaces, *root, *shell],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        assert self._keeper.stdout is not None
-        if self._keeper.stdout.readline() != b"ready\n":
-            _, said = self._keeper.communicate()
-            raise RuntimeError(f"no small disk: {said.decode(errors='replace').strip()}")
-        self._ballast = self.outside / "ballast"
 
     @property
     def pid(self) -> int:
@@ -42,8 +56,8 @@ class SmallDisk:
 
     @property
     def prefix(self) -> list[str]:
-        target = ["--target", str(self.pid)]
-        return ["nsenter", *target, "--user", "--mount", "--preserve-credentials"]
+        keep = ["--preserve-credentials"] if "--user" in self._namespaces else []
+        return ["nsenter", "--target", str(self.pid), *self._namespaces, *keep]
 
     @property
     def outside(self) -> Path:
