@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 from tests.killloop.campaign import Campaign
-from tests.killloop.remains import Failure
 from tests.killloop.table import table
+from tests.killloop.world import Failure
 
 
 def main() -> int:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from tests.killloop.gauge import Gauge, Trend
 from tests.killloop.plan import Plan, plans
-from tests.killloop.remains import Failure, check_log, check_remains
+from tests.killloop.remains import check_log, check_remains
 from tests.killloop.round import Outcome, Round
 from tests.killloop.sources import Pool
 from tests.killloop.table import line
-from tests.killloop.world import World
+from tests.killloop.world import Failure, World
 
 
 @dataclass(slots=True)

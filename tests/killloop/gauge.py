@@ -10,8 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.killloop.remains import Failure
-from tests.killloop.world import Carrier
+from tests.killloop.world import Carrier, Failure
 from tests.support.pair import Running
 
 #: What a worker's memory may grow by, from the first third of its life to the last. One chunk

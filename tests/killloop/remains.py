@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from tests.killloop.sources import Found, found
-from tests.killloop.world import VHOST, WORKERS, Carrier, World
+from tests.killloop.world import VHOST, WORKERS, Carrier, Failure, World
 from tests.support.pair import Running
 
 #: How long what is left may take to go: two heartbeats until the broker drops a lost connection,
@@ -23,10 +23,6 @@ POLL_S = 0.05
 MOST_REQUESTERS = 4
 #: Names under which files are written before they are renamed.
 TEMPORARY = re.compile(r"\.tmp|\.small$|\.new$")
-
-
-class Failure(AssertionError):
-    """A round that did not go as it must, said to a person."""
 
 
 def check_contents(directory: Path, wanted: Found) -> None:
@@ -40,7 +36,7 @@ def check_contents(directory: Path, wanted: Found) -> None:
 
 def check_remains(world: World, carrier: Carrier) -> None:
     """Broker, spool, state directories and processes are as before the round."""
-    _check_alive(carrier)
+    carrier.revive()
     if carrier is world.rabbitmq:
         _eventually(lambda: _broker_problem(world, carrier))
     else:
@@ -71,13 +67,6 @@ def found_names(directory: Path) -> list[str]:
         for place, _, files in os.walk(directory)
         for name in files
     ]
-
-
-def _check_alive(carrier: Carrier) -> None:
-    """Nothing but a signal ends a worker."""
-    for running in carrier.kept:
-        if not running.alive:
-            raise Failure(f"a worker ended by itself: {running.process.returncode}: {running.err}")
 
 
 def _broker_problem(world: World, carrier: Carrier) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import shutil
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ from pathlib import Path
 from chunkq.errors import ExitCode
 from chunkq.storage.jobs import JobState, JobStore
 from tests.killloop.plan import Kind, Plan, Strike, Work
-from tests.killloop.remains import Failure, check_contents
+from tests.killloop.remains import check_contents
 from tests.killloop.smalldisk import SmallDisk
 from tests.killloop.sources import MIB, Errand
 from tests.killloop.strikes import Striker
-from tests.killloop.world import Carrier, World
+from tests.killloop.world import SIGNALLED, Carrier, Failure, World
 from tests.support.pair import Running, until
 
 #: How long the work may take once the last fault is over. Without faults it takes two seconds.
@@ -34,8 +33,6 @@ POLL_S = 0.01
 START_S = 0.5
 BYTES_S = 26 * MIB
 #: What `get` may end with when everything may fail but the origin's mind and its files.
-#: Ended by a signal; by SIGTERM before it had begun to listen to it.
-SIGNALLED = {-signal.SIGKILL, -signal.SIGTERM}
 PERMITTED = SIGNALLED | {
     ExitCode.OK,
     ExitCode.PARTIAL,
@@ -150,12 +147,7 @@ class Round:
 
     def _look_after(self) -> None:
         """Run again what has ended before it was done."""
-        work = self._carrier.work
-        if work is not None and not work.alive:
-            if work.process.returncode not in {*SIGNALLED, 0}:
-                raise Failure(f"the requester worker ended: {work.process.returncode}: {work.err}")
-            self._carrier.start_work()
-            self.outcome.reruns += 1
+        self.outcome.reruns += self._carrier.revive()
         for command in self._commands if not self._jobs else ():
             running = command.running
             if command.done or (running is not None and running.alive):

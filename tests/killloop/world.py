@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from chunkq.errors import ExitCode
 from tests.killloop.plan import HEARTBEAT_S
 from tests.killloop.sources import SHARE, Pool
 from tests.support.broker import Broker
@@ -19,12 +21,27 @@ from tests.support.proxy import Proxy
 ROOT = Path(__file__).resolve().parents[2]
 VHOST = "/"
 WORKERS = 2
+#: Ended by a signal; by SIGTERM before it had begun to listen to it.
+SIGNALLED = frozenset({-signal.SIGKILL, -signal.SIGTERM})
 #: So that a large file takes one to two seconds, and faults meet it under way.
 WORKER_RATE = "13MiB/s"
 #: So that what is killed has something to go on from.
 COMMIT_SIZE = "1MiB"
 #: How long `get` waits for an origin that says nothing: longer than any fault here.
 PATIENCE = "30s"
+
+
+class Failure(AssertionError):
+    """A round that did not go as it must, said to a person."""
+
+
+def _check_end(running: Running, at_work: str) -> None:
+    """A worker may end for want of a broker before it is at work, and else by signals alone."""
+    code = running.process.returncode
+    if code in SIGNALLED or code == ExitCode.OK:
+        return
+    if code != ExitCode.UNREACHABLE or at_work in running.err:
+        raise Failure(f"a worker ended by itself: {code}: {running.err[-4000:]}")
 
 
 @dataclass
@@ -80,6 +97,23 @@ class Carrier:
             CHUNKQ_REQUESTER_PATIENCE=PATIENCE,
             CHUNKQ_LOG_FORMAT="json",
         )
+
+    def revive(self) -> int:
+        """Start again what has ended, as a service manager does; returns how many that were.
+
+        Raises `Failure` if it ended by itself after it was at work.
+        """
+        count = 0
+        for number, worker in enumerate(self.workers, start=1):
+            if worker is not None and not worker.alive:
+                _check_end(worker, '"serving"')
+                self.serve(number)
+                count += 1
+        if self.work is not None and not self.work.alive:
+            _check_end(self.work, '"job_started"')
+            self.start_work()
+            count += 1
+        return count
 
     @property
     def kept(self) -> list[Running]:
