@@ -27,14 +27,15 @@ class Direction:
 
     `delay_s`: how long each byte is under way. `rate_bytes_s`: how many pass in a second, all
     connections together; None: no limit. `cut_after_bytes`: the connection whose count passes it
-    is closed there, in mid-frame. `seen`: everything that passed, a byte string for each
-    connection, if `recording`.
+    is closed there, in mid-frame; with a TCP reset if `cut_resets`. `seen`: everything that passed,
+    a byte string for each connection, if `recording`.
     """
 
     def __init__(self) -> None:
         self.delay_s = 0.0
         self.rate_bytes_s: float | None = None
         self.cut_after_bytes: int | None = None
+        self.cut_resets = False
         self.recording = False
         self.seen: list[bytearray] = []
         #: When the line is free again, if it has a rate.
@@ -212,7 +213,10 @@ class Proxy:
 
             def cut() -> None:
                 for end in ends:
-                    end.close()
+                    if self.up.cut_resets or self.down.cut_resets:
+                        self._reset(end)
+                    else:
+                        end.close()
 
             async with asyncio.TaskGroup() as group:
                 carried = group.create_task(self.up.carry(reader, far_writer, cut))

@@ -433,3 +433,26 @@ async def test_a_forwarder_whose_broker_is_away_ends_nothing(
         assert [b"again"] == [delivery.body for delivery in await take(consumer, 1)]
         await consumer.close()
         await alice.close()
+
+
+@pytest.mark.parametrize("resets", [False, True])
+async def test_a_link_that_is_cut_while_it_is_made_anew(
+    broker: Broker, vhost: str, sites: Sites, resets: bool
+) -> None:
+    """At whatever byte of the opening and of the set-up: once it holds, all goes on."""
+    async with Proxy(broker.ports.amqp) as proxy:
+        alice = await sites.open("alice", url=broker.url(vhost=vhost, port=proxy.port))
+        consumer = await alice.consume(REPLIES, prefetch=100)
+        proxy.down.cut_resets = resets
+        for cut_bytes in (0, 5, *range(100, 1300, 100)):
+            proxy.down.cut_after_bytes = cut_bytes
+            wanted = proxy.connections + 4
+            proxy.reset()
+            await until(lambda most=wanted: proxy.connections >= most)
+            proxy.down.cut_after_bytes = None
+            await publish_at_last(alice, REPLIES, b"%d" % cut_bytes)
+            came: list[bytes] = []
+            while b"%d" % cut_bytes not in came:  # what was not acknowledged comes again first
+                came += [each.body for each in await take(consumer, 1)]
+        await consumer.close()
+        await alice.close()

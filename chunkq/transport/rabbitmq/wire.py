@@ -58,6 +58,7 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
         # Not pika's own counters, which are 0 again once the connection has ended.
         self.emitted_bytes = self.taken_bytes = 0
         self.refused: exceptions.ConnectionClosedByBroker | None = None
+        self._lost: exceptions.StreamLostError | None = None
         self._loop = loop
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader(self, body_max=body_max)
@@ -170,9 +171,11 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
         self._reader.stop()
         if self._sip is not None:
             self._sip.cancel()
-        if exc is None and self._error is None:
-            exc = exceptions.StreamLostError("the broker closed the connection")
-        self._on_stream_terminated(exc if self._error is None else None)
+        if self._error is None:
+            # In pika's terms: whoever waits for an answer would take the socket's for a fault.
+            what = "the broker closed the connection" if exc is None else str(exc)
+            self._lost = exceptions.StreamLostError(what)
+        self._on_stream_terminated(self._lost)
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -256,10 +259,9 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
             self.ready.set_result(None)
 
     def _on_end(self, _connection: Connection, error: Exception) -> None:
-        reason = self.refused or error
-        if isinstance(error, exceptions.IncompatibleProtocolError) and not self.taken_bytes:
-            # pika's guess. A forwarder whose broker is away accepts, and closes without a word.
-            reason = exceptions.StreamLostError("it was closed before the broker said anything")
+        # Of a loss while it is being opened pika makes a guess: another protocol, a wrong password.
+        # But a forwarder whose broker is away accepts, and closes without a word.
+        reason = self.refused or self._lost or error
         if not self.ready.done():
             self.ready.set_exception(reason)
         if not self.ended.done():
