@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -337,8 +337,9 @@ class Fetcher:
         self.received = ReceivedLog(settings.directories.state)
         self.kept = KeptManifests(settings.directories.state)
         self.pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="requester")
-        self._stack = AsyncExitStack()
-        self._requesters: dict[str, Requester] = {}
+        self._stack = ExitStack()
+        #: What ends each link, and its requester.
+        self._requesters: dict[str, tuple[AsyncExitStack, Requester]] = {}
         self._peers: dict[tuple[str, str], PeerLink] = {}
         self._instance: Instance | None = None
         self._opening = asyncio.Lock()
@@ -355,9 +356,13 @@ class Fetcher:
         return turns
 
     async def peer(self, peer: Peer) -> PeerLink:
-        """The way to a peer; opens its link. Raises `BrokerUnreachable`, `BrokerRefused`."""
+        """The way to a peer; opens its link, anew if it had ended for good.
+
+        Raises `BrokerUnreachable`, `BrokerRefused`.
+        """
         ref = ref_of(peer)
         async with self._opening:
+            await self._drop_failed(peer.link)
             known = self._peers.get((peer.alias, peer.link))
             if known is not None:
                 known.use_newest_keys()
@@ -377,7 +382,7 @@ class Fetcher:
 
     @property
     def transports(self) -> list[Transport]:
-        return [requester.transport for requester in self._requesters.values()]
+        return [requester.transport for _, requester in self._requesters.values()]
 
     @property
     def opening(self) -> Transport | None:
@@ -445,14 +450,26 @@ class Fetcher:
         return self.settings.requester.disk_per_peer_bytes if own is None else own
 
     async def close(self) -> None:
-        await self._stack.aclose()
+        while self._requesters:
+            _, (stack, _) = self._requesters.popitem()
+            await stack.aclose()
+        self._stack.close()
         self.pool.shutdown(wait=True)
         if self._instance is not None:
             self._instance.close()
 
+    async def _drop_failed(self, name: str) -> None:
+        """Who was refused, or met a fault, may have better luck once somebody has seen to it."""
+        stack, requester = self._requesters.get(name, (None, None))
+        if stack is None or requester is None or not requester.failed.done():
+            return
+        del self._requesters[name]
+        self._peers = {key: peer for key, peer in self._peers.items() if key[1] != name}
+        await stack.aclose()
+
     async def _requester(self, link: Link) -> Requester:
         if link.name in self._requesters:
-            return self._requesters[link.name]
+            return self._requesters[link.name][1]
         if self._instance is None:
             self._instance = claim_instance(self.settings.directories.state, None)
         site = self.settings.site_name
@@ -475,10 +492,9 @@ class Fetcher:
                 )
                 opening.push_async_callback(requester.close)
                 await requester.start(REPLY_PREFETCH)
-                self._stack.push_async_callback(opening.pop_all().aclose)
+                self._requesters[link.name] = opening.pop_all(), requester
         finally:
             self._opened = None
-        self._requesters[link.name] = requester
         return requester
 
     def _next_instance(self) -> str:
