@@ -90,7 +90,7 @@ class RabbitMQOptions:
     @property
     def rebind_interval_s(self) -> float:
         """As `rebind_s` says."""
-        return self.rebind_s or float(endpoint(self).heartbeat_s)
+        return self.rebind_s or float(endpoints(self)[0].heartbeat_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

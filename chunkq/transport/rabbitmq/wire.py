@@ -173,7 +173,7 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
             self._sip.cancel()
         if self._error is None:
             # In pika's terms: whoever waits for an answer would take the socket's for a fault.
-            what = "the broker closed the connection" if exc is None else str(exc)
+            what = "the broker closed the connection" if exc is None else repr(exc)
             self._lost = exceptions.StreamLostError(what)
         self._on_stream_terminated(self._lost)
 
