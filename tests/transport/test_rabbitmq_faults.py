@@ -454,5 +454,6 @@ async def test_a_link_that_is_cut_while_it_is_made_anew(
             came: list[bytes] = []
             while b"%d" % cut_bytes not in came:  # what was not acknowledged comes again first
                 came += [each.body for each in await take(consumer, 1)]
+        assert alice.health.ok
         await consumer.close()
         await alice.close()
