@@ -111,7 +111,13 @@ def _check_processes(world: World) -> None:
 
 def _eventually(problem: Callable[[], str | None]) -> None:
     deadline = time.monotonic() + SETTLE_S
-    while (found_problem := problem()) is not None:
+    while True:
+        try:
+            told = problem()
+        except RuntimeError as error:  # a broker that has just come up does not answer every call
+            told = str(error)
+        if told is None:
+            return
         if time.monotonic() > deadline:
-            raise Failure(f"{SETTLE_S:.0f} s after the round, {found_problem}")
+            raise Failure(f"{SETTLE_S:.0f} s after the round, {told}")
         time.sleep(POLL_S)
