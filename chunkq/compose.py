@@ -356,10 +356,7 @@ class Fetcher:
         return turns
 
     async def peer(self, peer: Peer) -> PeerLink:
-        """The way to a peer; opens its link, anew if it had ended for good.
-
-        Raises `BrokerUnreachable`, `BrokerRefused`.
-        """
+        """The way to a peer; opens its link. Raises `BrokerUnreachable`, `BrokerRefused`."""
         ref = ref_of(peer)
         async with self._opening:
             await self._drop_failed(peer.link)
@@ -459,13 +456,11 @@ class Fetcher:
             self._instance.close()
 
     async def _drop_failed(self, name: str) -> None:
-        """Who was refused, or met a fault, may have better luck once somebody has seen to it."""
-        stack, requester = self._requesters.get(name, (None, None))
-        if stack is None or requester is None or not requester.failed.done():
-            return
-        del self._requesters[name]
-        self._peers = {key: peer for key, peer in self._peers.items() if key[1] != name}
-        await stack.aclose()
+        """A link that ended for good is opened anew: somebody may have seen to it meanwhile."""
+        if name in self._requesters and self._requesters[name][1].failed.done():
+            stack, _ = self._requesters.pop(name)
+            self._peers = {key: peer for key, peer in self._peers.items() if key[1] != name}
+            await stack.aclose()
 
     async def _requester(self, link: Link) -> Requester:
         if link.name in self._requesters:
