@@ -70,10 +70,11 @@ class Entries:
 class RawFile(io.RawIOBase):
     """A descriptor of the simulation as a raw stream."""
 
-    def __init__(self, kernel: Kernel, fd: int, name: str, *, writes: bool) -> None:
+    def __init__(self, kernel: Kernel, fd: int, name: str, *, reads: bool, writes: bool) -> None:
         super().__init__()
         self._kernel = kernel
         self._fd = fd
+        self._reads = reads
         self._writes = writes
         self.name = name
 
@@ -81,7 +82,7 @@ class RawFile(io.RawIOBase):
         return self._fd
 
     def readable(self) -> bool:
-        return not self._writes
+        return self._reads
 
     def writable(self) -> bool:
         return self._writes
@@ -127,15 +128,22 @@ def opened(  # noqa: PLR0917 - as the real one
     opener: object = None,
 ) -> IO[Any]:
     """As `open`, for a path below the root of the simulation or one of its descriptors."""
-    if "+" in mode or opener is not None or not closefd:
+    if opener is not None or not closefd:
         raise ValueError(f"open({file!r}, {mode!r}): the simulation knows no such files")
-    kind = mode.replace("b", "").replace("t", "")
-    fd = file if isinstance(file, int) else kernel.open(file, _FLAGS[kind], 0o666)
+    kind, both = mode.strip("bt+"), "+" in mode
+    flags = _FLAGS[kind]
+    if both:
+        flags = flags & ~os.O_ACCMODE | os.O_RDWR
+    fd = file if isinstance(file, int) else kernel.open(file, flags, 0o666)
     assert fd >= FIRST_FD
-    raw = RawFile(kernel, fd, str(file), writes=kind != "r")
+    raw = RawFile(kernel, fd, str(file), reads=kind == "r" or both, writes=kind != "r" or both)
     if "b" in mode and buffering == 0:
         return raw  # type: ignore[return-value]
-    buffered = io.BufferedReader(raw) if kind == "r" else io.BufferedWriter(raw)
+    buffered: io.BufferedRandom | io.BufferedReader | io.BufferedWriter
+    if both:
+        buffered = io.BufferedRandom(raw)
+    else:
+        buffered = io.BufferedReader(raw) if kind == "r" else io.BufferedWriter(raw)
     if "b" in mode:
         return buffered
     return io.TextIOWrapper(buffered, encoding or "utf-8", errors, newline)

@@ -133,7 +133,7 @@ class Kernel(NameCalls):
             (os, "listdir", _either(self.listdir, self.listdir)),
             (os, "scandir", _either(self.scandir, self.scandir)),
             (os, "truncate", _either(self.truncate, self.ftruncate)),
-            (os, "chmod", _either(self.chmod, self.fchmod)),
+            (os, "chmod", _either(_chmod(self.chmod), self.fchmod)),
             (os, "statvfs", _either(self.statvfs, self.fstatvfs)),
             (os, "utime", _either(_utime(self.utime), _utime(self.futime))),
             (os, "access", _by_path(self.access)),
@@ -284,6 +284,13 @@ def _by_two(simulated: Call) -> Callable[[Call], Call]:
         return call
 
     return make
+
+
+def _chmod(simulated: Call) -> Call:
+    def call(path: Any, mode: int, *, follow_symlinks: bool = True, **options: Any) -> None:
+        simulated(path, mode, **options)
+
+    return call
 
 
 def _utime(simulated: Call) -> Call:
