@@ -52,6 +52,8 @@ class Inode:
         self.ctime_ns = now_ns
         self.links = 0
         self.opened = 0
+        #: Made without a name: the only one without that may be given one.
+        self.nameless = False
         self.locks: dict[object, bool] = {}
 
     @property
@@ -230,7 +232,9 @@ class File(Inode):
 
     def punch(self, operation: int, offset: int, length: int) -> None:
         """Holes for whole pages, zeros for the rest."""
-        stop = min(offset + length, -(-self._size // PAGE_BYTES) * PAGE_BYTES)
+        stop = offset + length
+        if stop > self._size:  # to the end of the last page
+            stop = -(-self._size // PAGE_BYTES) * PAGE_BYTES
         first, last = -(-offset // PAGE_BYTES), stop // PAGE_BYTES
         if offset < stop and last < first:
             self._zero(operation, offset, stop)
@@ -278,7 +282,7 @@ class File(Inode):
         index = offset // PAGE_BYTES
         while index in self.pages and index * PAGE_BYTES < self._size:
             index += 1
-        return min(index * PAGE_BYTES, self._size)
+        return max(offset, min(index * PAGE_BYTES, self._size))
 
     def data_start(self, offset: int) -> int | None:
         """Where data begins at or behind `offset`; None: there is none."""

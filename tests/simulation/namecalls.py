@@ -73,12 +73,13 @@ class NameCalls(FileCalls):
         disk = self.disks.get(names[1])
         if disk is None:
             return Place(self._above, self._above.root, names[1], None)
-        rest = "/".join(names[2:]) + ("/" if path.endswith("/") else "")
+        dot = path.rstrip("/").endswith("/.")
+        rest = "/".join(names[2:] + ["."] * dot) + ("/" if path.endswith("/") else "")
         return self._walk(disk, disk.root, rest or ".", follow, followed)
 
     def _walk(self, disk: Disk, at: Directory, path: str, follow: bool, followed: int) -> Place:
         names = [each for each in path.split("/") if each and each != "."]
-        follow = follow or path.endswith("/")
+        follow = follow or path.endswith(("/", "/."))
         inode: Inode | None = at
         for position, name in enumerate(names):
             last = position == len(names) - 1
@@ -93,8 +94,9 @@ class NameCalls(FileCalls):
                 if rest.startswith("/"):
                     return self._absolute(rest, follow, followed + 1)
                 return self._walk(disk, at, rest, follow, followed + 1)
-        if not names or names[-1] == "..":
-            assert isinstance(inode, Directory)
+        if not names or path.rstrip("/").endswith(("/.", "/..")) or path in {".", ".."}:
+            if not isinstance(inode, Directory):
+                fail(errno.ENOENT if inode is None else errno.ENOTDIR, path)
             return Place(disk, inode, "", inode)
         if path.endswith("/") and inode is not None and not isinstance(inode, Directory):
             fail(errno.ENOTDIR, path)
@@ -149,7 +151,9 @@ class NameCalls(FileCalls):
         if not flags & (os.O_WRONLY | os.O_RDWR):
             fail(errno.EINVAL, path)
         self.enter("create", disk, path, flags)
-        return self.new_fd(OpenFile(disk, disk.new_file(mode & ~_UMASK), flags))
+        made = disk.new_file(mode & ~_UMASK)
+        made.nameless = not flags & os.O_EXCL
+        return self.new_fd(OpenFile(disk, made, flags))
 
     def _create(self, place: Place, mode: int) -> Inode:
         if place.parent.removed:
@@ -178,7 +182,7 @@ class NameCalls(FileCalls):
         place = self.place(path, dir_fd, follow=False)
         if place.inode is not None:
             fail(errno.EEXIST, path)
-        if place.parent.removed:
+        if place.parent.removed or path.endswith("/"):
             fail(errno.ENOENT, path)
         self.enter("symlink", place.disk, path)
         made = place.disk.new_link(target)
@@ -202,14 +206,19 @@ class NameCalls(FileCalls):
         place = self.place(target, dst_dir_fd, follow=False)
         if place.inode is not None:
             fail(errno.EEXIST, target)
+        if target.endswith("/"):
+            fail(errno.ENOENT, target)
         if isinstance(inode, Directory):
             fail(errno.EPERM, source)
         if place.disk is not disk:
             fail(errno.EXDEV, target)
         if place.parent.removed:
             fail(errno.ENOENT, target)
+        if not inode.links and not inode.nameless:
+            fail(errno.ENOENT, source)
         self.enter("link", disk, source, target)
         inode.links += 1
+        inode.nameless = False
         inode.ctime_ns = disk.now_ns()
         disk.next_operation()
         disk.enter(place.parent, place.name, inode)
@@ -302,9 +311,11 @@ class NameCalls(FileCalls):
             fail(errno.ENOENT, path)
         if not isinstance(place.inode, Directory):
             fail(errno.ENOTDIR, path)
-        if not place.name:
-            fail(errno.EINVAL if path.endswith(".") else errno.EBUSY, path)
-        if place.inode.entries:
+        if path.rstrip("/").endswith("/.") or path == ".":
+            fail(errno.EINVAL, path)
+        if not place.name and not path.endswith(".."):
+            fail(errno.EBUSY, path)
+        if place.inode.entries or not place.name:
             fail(errno.ENOTEMPTY, path)
         self.enter("rmdir", place.disk, path)
         place.disk.next_operation()
