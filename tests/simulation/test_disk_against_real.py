@@ -246,7 +246,7 @@ def _told(status: os.stat_result) -> tuple[int, ...]:
     return status.st_mode, status.st_nlink, status.st_size
 
 
-def compare(steps: list[Step], real_root: str) -> None:
+def check_alike(steps: list[Step], real_root: str) -> None:
     kernel = Kernel({"here": Disk(random=Random(1))}, wall_ns=lambda _: 1_767_225_600_000_000_000)
     real = Caller(os.path.join(real_root, "real"))
     with kernel.install(), running(Process("p", "here")):
@@ -266,7 +266,7 @@ def test_any_sequence_of_calls_is_answered_as_the_real_file_system_does(steps: l
     """Results and error numbers; times and the numbers of inodes aside."""
     root = tempfile.mkdtemp(prefix="chunkq-simulation-")
     try:
-        compare(steps, root)
+        check_alike(steps, root)
     finally:
         shutil.rmtree(root)
 
@@ -306,4 +306,4 @@ def test_long_sequences_that_mostly_succeed(seed: int, tmp_path: Path) -> None:
             )
         )
 
-    compare(steps, str(tmp_path))
+    check_alike(steps, str(tmp_path))
