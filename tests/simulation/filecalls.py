@@ -49,10 +49,9 @@ class FileCalls(Descriptors):
         return data
 
     def _reading(self, fd: int) -> tuple[OpenFile, File]:
-        opened, file = self.file(fd)
-        if not opened.readable:
+        if not self.get(fd).readable:
             fail(errno.EBADF)
-        return opened, file
+        return self.file(fd)
 
     def _read(self, opened: OpenFile, file: File, offset: int, length: int) -> bytes:
         if offset < 0 or length < 0:
@@ -89,10 +88,9 @@ class FileCalls(Descriptors):
         return written
 
     def _writing(self, fd: int) -> tuple[OpenFile, File]:
-        opened, file = self.file(fd)
-        if not opened.writable:
+        if not self.get(fd).writable:
             fail(errno.EBADF)
-        return opened, file
+        return self.file(fd)
 
     def _write(self, opened: OpenFile, file: File, offset: int, data: memoryview) -> int:
         if not data.nbytes:
@@ -137,9 +135,7 @@ class FileCalls(Descriptors):
         opened.disk.punch(file, offset, length)
 
     def _allocating(self, fd: int, offset: int, length: int) -> tuple[OpenFile, File]:
-        opened, file = self.file(fd)
-        if not opened.writable:
-            fail(errno.EBADF)
+        opened, file = self._writing(fd)
         if offset + length > MAX_FILE_BYTES:
             fail(errno.EFBIG)
         return opened, file
