@@ -36,8 +36,10 @@ class HashLock:
         """Let go; the lock file goes away."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            descriptors.remove_if_there(self._directory_fd, self._name)
-            os.close(fd)
+            try:
+                descriptors.remove_if_there(self._directory_fd, self._name)
+            finally:  # or nobody else could hash that file as long as this process lives
+                os.close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -58,8 +60,12 @@ def take_hash_lock(directory_fd: int, directory: str, key: str) -> HashLock | No
     fd = lock_file(directory_fd, name, path)
     if fd is None:
         return None
-    with storage_errors("ftruncate", path):
-        os.ftruncate(fd, 0)  # what a holder that died had reported
+    try:
+        with storage_errors("ftruncate", path):
+            os.ftruncate(fd, 0)  # what a holder that died had reported
+    except BaseException:
+        os.close(fd)
+        raise
     return HashLock(fd, directory_fd, name)
 
 

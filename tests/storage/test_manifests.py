@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
@@ -274,6 +275,26 @@ def test_one_worker_hashes_and_the_others_see_how_far(store: ManifestStore) -> N
     assert again is not None
     again.release()
     assert [] == os.listdir(store.path)
+
+
+@pytest.mark.parametrize("call", ["ftruncate", "unlink"])
+def test_a_disk_error_while_taking_or_leaving_it_keeps_no_lock(
+    store: ManifestStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Else the file would count as being hashed for as long as the worker lives."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "the disk reports errors")
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr(os, call, fail)
+        lock = store.try_lock(IDENTITY, CHUNK)
+        assert lock is not None
+        lock.release()
+
+    again = store.try_lock(IDENTITY, CHUNK)
+    assert again is not None
+    again.release()
 
 
 def test_a_worker_that_is_killed_while_it_hashes_lets_go(store: ManifestStore) -> None:
