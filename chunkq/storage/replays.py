@@ -165,7 +165,12 @@ class ReplayStore:
                 self._begin_anew(peer, replace=False)
             except ReplayFileInvalid:
                 # With the lock of the damaged file held: another worker cannot do it twice.
-                self._begin_anew(peer, replace=True)
+                try:
+                    self._begin_anew(peer, replace=True)
+                except BaseException:
+                    if file is not None:  # left open, its lock would hold up every worker here
+                        file.close()
+                    raise
             except StorageError:
                 if file is not None:
                     file.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import signal
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from chunkq.errors import EpochLost, SyncFailed
+from chunkq.errors import EpochLost, StorageError, SyncFailed
 from chunkq.protocol.limits import MAX_EPOCHS_PER_PEER, REPLAY_WINDOW_COUNTERS
 from chunkq.protocol.packet import RequestId
 from chunkq.storage import replayfile
+from chunkq.storage.replayfile import ReplayFile
 from chunkq.storage.replays import (
     MAX_COUNTER,
     MAX_OPEN,
@@ -473,3 +475,23 @@ def test_many_peers_do_not_use_up_descriptors(path: Path) -> None:
     assert all(store.seen(peer, request(1)) for peer in peers)
     store.close()
     assert before == len(os.listdir("/proc/self/fd"))
+
+
+def test_a_damaged_record_that_cannot_be_replaced_yet_holds_nobody_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full at that moment; later the same worker, or another, begins anew."""
+    store = open_store(path)
+    store.create(PEER)
+    the_file(path).write_bytes(b"damaged")
+
+    def fail(*_: object, **__: object) -> None:
+        raise StorageError("no room")
+
+    with monkeypatch.context() as patch, pytest.raises(StorageError):
+        patch.setattr(ReplayFile, "create", fail)
+        store.record(PEER, request(1))
+
+    with open(the_file(path), "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert store.record(PEER, request(1, LATER))
