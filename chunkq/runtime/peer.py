@@ -71,6 +71,10 @@ HELD_UP_S: Final = 0.1
 HELD_UP_FACTOR: Final = 2.0
 #: Mailboxes that are tried one after the other; one that is new is made where there is a broker.
 MAX_MAILBOXES: Final = 16
+#: What was learnt of the difference of the clocks is forgotten after so long without an answer, or
+#: after two timeouts: one of them was set right since, and an origin says nothing to what it takes
+#: for expired. Is it needed still, the origin says so again.
+OFFSET_DOUBT_S: Final = 10.0
 #: How long a requester that ends waits for the carrier to take its last packets.
 LAST_WORDS_S: Final = 1.0
 #: The year 10889. A request that would be issued after it, or before 1970, is not sent: whoever
@@ -102,13 +106,13 @@ class Asked:
         Raises `BadSeal`, `BadFrame`. May be called from any one thread at a time.
         """
         body = self._opener(raw.header).open(raw, size)
-        self.peer.signers.answered(self.sender)
+        self.peer.answered(self.sender)
         return body
 
     def open_into(self, raw: RawReply, room: memoryview) -> None:
         """As `open`, into `room`, which is as long as the body (`raw.body_size`)."""
         self._opener(raw.header).open_into(raw, room)
-        self.peer.signers.answered(self.sender)
+        self.peer.answered(self.sender)
 
     def _opener(self, header: ReplyHeader) -> ReplyOpener:
         which = (header.ephemeral, header.suite)
@@ -401,6 +405,12 @@ class PeerLink:
         self._zstd = zstd
         self._suite = Suite.AES256GCM if has_aes() else Suite.XCHACHA20POLY1305
         self._feeding = False
+        self._answered_s = requester.clock.monotonic_s()
+
+    def answered(self, sender: bytes) -> None:
+        """A reply to a request by that key of ours opened. On any thread."""
+        self.signers.answered(sender)
+        self._answered_s = self.requester.clock.monotonic_s()
 
     def ask(
         self,
@@ -420,6 +430,7 @@ class PeerLink:
         else:
             introduce(self)
             keys = self.signers.pick(requester.clock.monotonic_s())
+        self._doubt_offset()
         issued_ms = requester.clock.wall_ms() + self.clock_offset_ms
         self._counter += 1
         request_id = RequestId(self._epoch, self._counter)
@@ -467,6 +478,13 @@ class PeerLink:
                     asked.open(raw)
                     return asked
         return None
+
+    def _doubt_offset(self) -> None:
+        """Forget the difference of the clocks if nobody answers to it."""
+        silent_s = self.requester.clock.monotonic_s() - self._answered_s
+        if self.clock_offset_ms and silent_s > max(OFFSET_DOUBT_S, 2 * self.window.rto_s):
+            self.clock_offset_ms = 0
+            self.requester.log("clock_skew", level="warning", peer=self.ref.alias, offset_ms=0)
 
     def use_newest_keys(self) -> None:
         """Look whether this site's keys were changed. Raises `IdentityError`."""
