@@ -359,6 +359,10 @@ class Staging(Protocol):
         """Keep the manifest for the next start: atomically, replacing an older one."""
         ...
 
+    def forget_manifest(self) -> None:
+        """What was kept does not hold: the next start asks anew, and compares what is here."""
+        ...
+
     def settle(self) -> None:
         """Make what `save_manifest` kept durable, before a commit relies on it."""
         ...

@@ -56,9 +56,18 @@ class Committer:
         self._generation = generation
         self.durable = durable
 
-    def restart(self, chunk_count: int) -> None:
-        """Another version begins; generations go on."""
-        self.durable = Bitmap(chunk_count)
+    async def restart(self, head: Head) -> None:
+        """Another version begins; generations go on.
+
+        What is on disk of the one before is taken back first: its bits must not be ahead of the
+        data once that is written over. Raises `DiskFull`, `SyncFailed`.
+        """
+        self.durable = Bitmap(head.geometry.chunk_count)
+        if not self._generation:
+            return
+        state = self._state(head, Phase.RECOVERING, self.durable)
+        await self._in_thread(lambda: self._store_blocking(state))
+        self._generation += 1
 
     def keep(self, delivery: Delivery, done: Done) -> None:
         """Its chunk is in the part file; the next commit gives it back to its link by `done`."""
@@ -74,14 +83,7 @@ class Committer:
         assert transfer.head is not None
         written, self._written = self._written, []
         snapshot = transfer.bitmap.copy()
-        state = TransferState(
-            generation=self._generation + 1,
-            phase=phase,
-            root=transfer.head.root,
-            size_bytes=transfer.head.geometry.size_bytes,
-            chunk_size_bytes=transfer.head.geometry.chunk_size_bytes,
-            bitmap=snapshot,
-        )
+        state = self._state(transfer.head, phase, snapshot)
         try:
             await self._in_thread(lambda: self._commit_blocking(state))
         except DiskFull as error:
@@ -96,8 +98,22 @@ class Committer:
         _give_back(written)
         return ev.Committed(phase)
 
+    def _state(self, head: Head, phase: Phase, bitmap: Bitmap) -> TransferState:
+        """The next slot."""
+        return TransferState(
+            generation=self._generation + 1,
+            phase=phase,
+            root=head.root,
+            size_bytes=head.geometry.size_bytes,
+            chunk_size_bytes=head.geometry.chunk_size_bytes,
+            bitmap=bitmap,
+        )
+
     def _commit_blocking(self, state: TransferState) -> None:
         self._staging.part.sync()
+        self._store_blocking(state)
+
+    def _store_blocking(self, state: TransferState) -> None:
         self._staging.settle()
         self._staging.state.store(state)
         self.room_bytes = 0

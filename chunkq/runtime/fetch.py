@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from chunkq.errors import (
     PacketError,
     PeerDistrusted,
     PeerRefused,
+    StorageError,
     TransportError,
 )
 from chunkq.ports import Delivery, Staging
@@ -109,7 +111,9 @@ class FileFetch:
         try:
             cards = self._recorder.cards
             if await self._in_thread(lambda: was_published(self._staging, cards)):
-                return await self._finish_published()
+                finished = await self._finish_published()
+                if finished is not None:
+                    return finished
             await self._begin()
             await self._watch()
             if (error := self._result.result()) is not None:
@@ -182,13 +186,23 @@ class FileFetch:
             requester.adopters.append(self._adopt)
         self._feed(ev.Tick())
 
-    async def _finish_published(self) -> FetchResult:
-        """A crash came between the publishing and the tidying."""
+    async def _finish_published(self) -> FetchResult | None:
+        """A crash came between the publishing and the tidying.
+
+        None if the manifest is lost: then a new transfer finds out whether this file is it.
+        """
         kept = await self._in_thread(self._staging.load_manifest)
-        if kept is None:
+        try:
+            manifest, head, _ = read_manifest(kept or b"", self._recorder.cards)
+        except PacketError:
             await self._in_thread(self._staging.remove)
-            raise DestinationExists(f"{self._order.path} is published already")
-        self._manifest, head, _ = read_manifest(kept, self._recorder.cards)
+            self._staging = await self._in_thread(self._open_staging)
+            self._committer = Committer(self._staging, self._in_thread, self._log)
+            return None
+        self._manifest = manifest
+        if await self._in_thread(self._staging.published):
+            # Once more: its name may not have been durable when the crash came.
+            await self._in_thread(lambda: self._publish_blocking(manifest))
         await self._end(head)
         return self._tally.result(head)
 
@@ -217,6 +231,9 @@ class FileFetch:
             transfer.abandon()
         self._committer.release()
         self._disk.give_back(self._peer.ref.alias, self)
+        if self._refuted:
+            with contextlib.suppress(StorageError):
+                await self._in_thread(self._staging.forget_manifest)
         await self._in_thread(self._staging.remove if self._fruitless else self._staging.close)
         self._room_appeared()
 
@@ -227,6 +244,13 @@ class FileFetch:
             return False
         error = self._result.result()
         return error is not None and not error.retry
+
+    @property
+    def _refuted(self) -> bool:
+        """What was signed does not hold: the next run asks anew, and compares what is here."""
+        if not self._result.done() or self._result.exception() is not None:
+            return False
+        return isinstance(self._result.result(), IntegrityError)
 
     # ------------------------------------------------------------ events and effects
 
@@ -466,10 +490,10 @@ class FileFetch:
             size, limit = head.geometry.size_bytes, self._disk_limit_bytes
             self._disk.take(self._peer.ref.alias, self, size, limit)
             await self._in_thread(lambda: self._prepare_blocking(head))
+            await self._committer.restart(head)
         except DiskFull as error:
             self._feed(ev.SpaceGone(error.message, step=True))
             return
-        self._committer.restart(head.geometry.chunk_count)
         self._use_head(head)
         self._feed(ev.Prepared())
 
@@ -520,17 +544,18 @@ class FileFetch:
         assert self._transfer is not None
         assert self._transfer.head is not None
         assert manifest is not None
-        await self._in_thread(
-            lambda: self._staging.publish(
-                mode=manifest.mode, mtime_ns=manifest.mtime_ns, overwrite=self._order.overwrite
-            )
-        )
+        await self._in_thread(lambda: self._publish_blocking(manifest))
         await self._end(self._transfer.head)
         self._committer.release()
         for place, came in zip(self._places, self._tally.origins.values(), strict=True):
             if came or place.peer is self._peer:
                 place.peer.tell(receipt(place, self._transfer.head))
         self._feed(ev.Published())
+
+    def _publish_blocking(self, manifest: ManifestReply) -> None:
+        self._staging.publish(
+            mode=manifest.mode, mtime_ns=manifest.mtime_ns, overwrite=self._order.overwrite
+        )
 
     async def _end(self, head: Head) -> None:
         """The file is at its place: note that down, and only then forget the transfer."""

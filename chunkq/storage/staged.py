@@ -69,6 +69,10 @@ class StagedFile:
         """Keep the manifest for the next start: atomically, replacing an older one."""
         self.staging.save_manifest(manifest)
 
+    def forget_manifest(self) -> None:
+        """What was kept does not hold: the next start asks anew, and compares what is here."""
+        self.staging.forget_manifest()
+
     def settle(self) -> None:
         """Make what `save_manifest` kept durable, before a commit relies on it."""
         self.staging.settle()

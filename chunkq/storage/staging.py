@@ -131,6 +131,10 @@ class Staging:
             temporary=self.name_of(NEW_MANIFEST_SUFFIX),
         )
 
+    def forget_manifest(self) -> None:
+        """Keep nothing in its place: that still tells of data. Raises `StorageError`."""
+        self.save_manifest(b"")
+
     def load_manifest(self) -> bytes | None:
         """As last saved; None if there is none, or if it is damaged."""
         largest = DIGEST_SIZE_BYTES + MAX_MANIFEST_SIZE_BYTES

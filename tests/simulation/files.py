@@ -289,6 +289,9 @@ class MemoryStaging:
     def save_manifest(self, manifest: bytes) -> None:
         self.manifest = manifest
 
+    def forget_manifest(self) -> None:
+        self.manifest = b""
+
     def settle(self) -> None:
         """As durable as it will ever be."""
 

@@ -1,0 +1,172 @@
+"""What a run leaves behind for the next one, where something went wrong in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chunkq.errors import IntegrityError
+from chunkq.ports import SourceFile, StoredManifest
+from chunkq.protocol.manifest import decode_head, encode_head, sign_head
+from chunkq.runtime.fetch import FileFetch
+from chunkq.runtime.replies import Replies
+from chunkq.storage import descriptors
+from chunkq.storage.partfile import PartFile
+from chunkq.storage.staged import StagedFile
+from chunkq.storage.statefile import newest_slot
+from chunkq.transport.limited import ByteRate
+from tests.runtime.sites import Pair
+from tests.support.virtual import run_virtual
+
+RATE = ByteRate(1 << 30, 0)
+NAME = "report"
+
+
+def in_a_pair(tmp_path: Path, scene: Any) -> None:
+    async def run() -> None:
+        pair = Pair(tmp_path, RATE)
+        pair.offer(NAME, 6)
+        async with pair.at_work():
+            await scene(pair)
+
+    run_virtual(run())
+
+
+def get(pair: Pair) -> Coroutine[Any, Any, Any]:
+    fetch: FileFetch = pair.fetch(NAME, "normal")
+    return fetch.run()
+
+
+def test_a_content_digest_that_was_a_lie_is_not_believed_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no part of the root, so an origin that is honest by now never refuses the version."""
+
+    async def scene(pair: Pair) -> None:
+        answers = pair.worker._answers
+        honest = answers._send_manifest
+
+        async def lie(source: SourceFile, found: StoredManifest, replies: Replies) -> None:
+            head = encode_head(replace(decode_head(found.head_bytes), content_digest=bytes(32)))
+            await honest(source, _Lie(found, head, sign_head(pair._keys["bob"], head)), replies)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(answers, "_send_manifest", lie)
+            await stopped_half_way(pair, monkeypatch)  # so that it is on disk under that head
+            with pytest.raises(IntegrityError):
+                await get(pair)
+        result = await get(pair)
+        assert 0 == result.new_bytes
+        assert pair.arrived(NAME)
+
+    in_a_pair(tmp_path, scene)
+
+
+class _Lie:
+    """A manifest with another head."""
+
+    def __init__(self, found: StoredManifest, head_bytes: bytes, signature: bytes) -> None:
+        self._found = found
+        self.head_bytes = head_bytes
+        self.signature = signature
+
+
+def test_bits_of_the_version_before_are_taken_back_before_its_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash in between would leave a slot that says of other bytes that they are there."""
+
+    async def scene(pair: Pair) -> None:
+        await stopped_half_way(pair, monkeypatch)
+        before = newest_root(pair)
+        assert before is not None
+        pair.offer(NAME, 6)
+        seen: list[bytes | None] = []
+        write = PartFile.write
+
+        def look(part: PartFile, offset: int, buffers: Any) -> None:
+            seen.append(newest_root(pair))
+            write(part, offset, buffers)
+
+        monkeypatch.setattr(PartFile, "write", look)
+        await get(pair)
+        assert seen
+        assert before not in seen
+        assert pair.arrived(NAME)
+
+    in_a_pair(tmp_path, scene)
+
+
+async def stopped_half_way(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that has committed some chunks, and was stopped."""
+    store, write = asyncio.Event(), PartFile.write
+
+    def some(part: PartFile, offset: int, buffers: Any) -> None:
+        write(part, offset, buffers)
+        store.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartFile, "write", some)
+        running = asyncio.ensure_future(get(pair))
+        await store.wait()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+def newest_root(pair: Pair) -> bytes | None:
+    """What the state file on disk says."""
+    for path in (pair.inbox / ".chunkq").glob("*.state"):
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            state, _ = newest_slot(fd, path.stem, str(path))
+        finally:
+            os.close(fd)
+        return None if state is None else state.root
+    return None
+
+
+def test_published_and_not_tidied_up_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the manifest was lost with the power; and the name is made durable once more."""
+
+    def crash(*_: object) -> None:
+        raise _Crash
+
+    async def scene(pair: Pair) -> None:
+        for lost in (False, True):
+            with monkeypatch.context() as patch:
+                patch.setattr(StagedFile, "remove", crash)
+                with pytest.raises(_Crash):
+                    await get(pair)
+            assert pair.arrived(NAME)
+            if lost:
+                for path in (pair.inbox / ".chunkq").glob("*.manifest"):
+                    path.unlink()
+            synced: list[int] = []
+            sync = descriptors.sync_directory
+            with monkeypatch.context() as patch:
+                patch.setattr(
+                    descriptors,
+                    "sync_directory",
+                    lambda fd, synced=synced: (synced.append(os.fstat(fd).st_ino), sync(fd)),
+                )
+                await get(pair)
+            if not lost:
+                assert pair.inbox.stat().st_ino in synced
+            assert [NAME] == os.listdir(pair.inbox)
+            (pair.inbox / NAME).unlink()
+
+    in_a_pair(tmp_path, scene)
+
+
+class _Crash(Exception):
+    """The process ends here."""
