@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint bench scale fuzz kill-loop install need clean
+.PHONY: demo test lint bench scale fuzz kill-loop simulate install need clean
 
 demo: $(STAMP)
 	$(BIN)/chunkq demo
@@ -45,6 +45,11 @@ N := 200
 SEED :=
 kill-loop: $(STAMP) need
 	$(BIN)/python -m tests.killloop --rounds $(N) $(if $(SEED),--seed $(SEED))
+
+# SEEDS worlds of the simulator, on all cores: 20,000 take some 15 minutes on two.
+SEEDS := 1000
+simulate: $(STAMP)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 install: $(STAMP)
 

@@ -121,7 +121,7 @@ class Broker:
 
     def away_s(self) -> float:
         low, high = AWAY_S
-        return low * (high / low) ** self.random.random()
+        return low * float((high / low) ** self.random.random())
 
     # ------------------------------------------------------------ queues
 
@@ -155,6 +155,10 @@ class Broker:
             self.fault("duplicate", f"{to} {len(outgoing.body)}")
             self.loop.later(self.delay_s() * 4, self.put, to, outgoing.body, outgoing.lifetime_s)
         return None
+
+    def late(self, outgoing: _Outgoing) -> None:
+        """What was on its way when its connection ended arrives."""
+        self.route(outgoing)
 
     def put(self, to: Mailbox, body: bytes, lifetime_s: float | None = None) -> None:
         """Into the queue, if there is one."""
@@ -341,7 +345,7 @@ class SimTransport:
             unconfirmed, self._unconfirmed = self._unconfirmed, {}
             for outgoing in unconfirmed:
                 if broker.random.random() < 0.5:
-                    broker.loop.later(broker.delay_s(), broker.route, outgoing)
+                    broker.loop.later(broker.delay_s(), broker.late, outgoing)
                 _fail(outgoing, OutcomeUnknown("the connection was lost"))
         if not for_good:
             broker.loop.later(broker.away_s(), self._reconnect)

@@ -275,9 +275,9 @@ class Chaos:
 
 def _spell(random: Random) -> float:
     low, high = SPELL_S
-    return low * (high / low) ** random.random()
+    return low * float((high / low) ** random.random())
 
 
 def _either_way(random: Random, bounds: tuple[float, float]) -> float:
     low, high = bounds
-    return random.choice((-1, 1)) * low * (high / low) ** random.random()
+    return random.choice((-1, 1)) * low * float((high / low) ** random.random())

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from chunkq.errors import ChunkqError
 from chunkq.protocol.limits import DEFAULT_LIFETIME_MS, KEY_SIZE_BYTES
+from chunkq.protocol.messages import Open
+from chunkq.protocol.packet import RequestKind
 from chunkq.runtime.asking import Order, Place
 from chunkq.runtime.fetch import FileFetch
 from chunkq.runtime.peer import PeerLink, Requester
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 AGAIN_S = (0.2, 5.0)
 #: How often a failed run is followed by another in the same process; else it ends.
 STAYS = 0.6
+#: Requests of one flood: more than an origin's quota and its burst.
+MAX_FLOOD = 200
 
 
 class Desk:
@@ -131,3 +135,24 @@ async def _pursue(desk: Desk, job: Job) -> None:
             world.running.pop(job, None)
         if not job.done:
             await asyncio.sleep(random.uniform(*AGAIN_S))
+
+
+async def flood(world: World, process: Running, site: str) -> None:
+    """A peer that asks without end, and takes no answer."""
+    desk = Desk(world, process, site, "flooding0000")
+    desk.requester.transport.broker.declare(desk.requester.mailbox)  # type: ignore[attr-defined]
+    for _ in range(MAX_FLOOD):
+        if world.is_calm:
+            return
+        peer = desk.peers[world.workload.origins[0]]
+        path = world.streams.workload.choice(world.workload.sources).path
+        body = Open(instance="flooding0000", share=SHARE, path=path, largest_chunk=CHUNK_BYTES)
+        peer.ask(
+            RequestKind.OPEN,
+            body,
+            ephemeral=world.entropy(KEY_SIZE_BYTES),
+            handler=lambda _, __, ___: None,
+            failed=lambda _, __: None,
+        )
+        world.fault("flood_every", process.name)
+        await asyncio.sleep(world.drawn.flood_every)

@@ -16,6 +16,7 @@ from chunkq.ports import (
     Buffer,
     FileIdentity,
     HashLock,
+    Heard,
     ListingPage,
     PeerRef,
     Share,
@@ -29,6 +30,7 @@ from chunkq.protocol.identity import SiteKeys
 from chunkq.protocol.limits import DEFAULT_CHUNK_SIZE_BYTES, DIGEST_SIZE_BYTES, MIB
 from chunkq.protocol.manifest import Head, ManifestBuilder, encode_head, sign_head
 from chunkq.protocol.packet import RequestId
+from chunkq.protocol.succession import Said
 
 SHARE = "docs"
 PATH = "image"
@@ -133,6 +135,9 @@ class MemoryDirectory:
 
     def chunk_size(self, share: str) -> int:
         return self.chunk_size_bytes
+
+    def heed(self, statement: Said) -> Heard:
+        raise AssertionError("nobody changes keys here")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from chunkq.errors import TransportClosed, Unroutable
-from chunkq.ports import Buffer, Delivery, LinkHealth, Mailbox, TransportLimits
+from chunkq.ports import Buffer, Delivery, LinkHealth, Mailbox, Traffic, TransportLimits
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.priority import Priority
 
@@ -184,6 +184,10 @@ class SimulatedTransport:
     @property
     def health(self) -> LinkHealth:
         return LinkHealth(ok=True)
+
+    @property
+    def traffic(self) -> Traffic:
+        return Traffic()
 
     async def open(self) -> None:
         """There from the beginning."""

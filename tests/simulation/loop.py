@@ -73,7 +73,7 @@ class WorldLoop(VirtualLoop):
         self._random = scheduling.random
         self._slow_s = 0.0
         self._outside = contextvars.copy_context()
-        self.set_task_factory(_make_task)
+        self.set_task_factory(_make_task)  # type: ignore[arg-type]
         self.set_exception_handler(self._on_exception)
 
     def time(self) -> float:
@@ -152,7 +152,7 @@ class WorldLoop(VirtualLoop):
             for task in process.tasks:
                 with suppress(BaseException):
                     if not task.done():
-                        task.get_coro().close()  # type: ignore[union-attr]
+                        task.get_coro().close()
                     elif not task.cancelled():
                         task.exception()  # nobody is left to hear of it
         process.tasks.clear()
@@ -201,7 +201,7 @@ class WorldLoop(VirtualLoop):
             yield from left[0]
 
     def _run_handle(self, handle: asyncio.Handle) -> None:
-        if handle._cancelled:  # type: ignore[attr-defined]
+        if handle._cancelled:
             return
         process = handle._context.get(_CURRENT)  # type: ignore[attr-defined]
         if isinstance(process, Running):
@@ -217,7 +217,7 @@ class WorldLoop(VirtualLoop):
         self.events += 1
         if self.events == self.max_events:
             self.on_storm()
-        handle._run()  # type: ignore[attr-defined]
+        handle._run()
 
     def _on_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

@@ -53,6 +53,9 @@ class Broken(Exception):
         self.promise = promise
         self.what = what
 
+    def __reduce__(self) -> tuple[type[Broken], tuple[int, str]]:
+        return Broken, (self.promise, self.what)
+
 
 @dataclass(slots=True, eq=False)
 class Asked:

@@ -16,6 +16,7 @@ from chunkq.compose import REPLY_PREFETCH
 from chunkq.ports import PeerRef
 from chunkq.protocol.identity import SiteKeys, card_of
 from chunkq.protocol.limits import DEFAULT_CHUNK_SIZE_BYTES, DEFAULT_LIFETIME_MS
+from chunkq.protocol.manifest import Head
 from chunkq.runtime.answers import Answers
 from chunkq.runtime.asking import Order
 from chunkq.runtime.fetch import FileFetch
@@ -143,5 +144,5 @@ async def two_sites(
         pool.shutdown()
 
 
-def _never(*_arguments: object) -> object:
+def _never(*_arguments: object) -> tuple[Head, bytes]:
     raise AssertionError("the manifest was prepared")

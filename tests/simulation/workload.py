@@ -21,6 +21,8 @@ MAX_CHUNKS = 60
 #: Sites by name; `mallory` is nobody's peer.
 SITES = ("alice", "bob", "carol", "dora", "frank", "mallory")
 REQUESTERS = ("alice", "carol")
+#: A peer that asks without end.
+FLOODER = "frank"
 
 
 @lru_cache(maxsize=16)

@@ -24,7 +24,7 @@ from tests.simulation.chaos import Chaos
 from tests.simulation.clock import Stuck, VirtualClock
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
-from tests.simulation.fetching import Desk, fetch
+from tests.simulation.fetching import Desk, fetch, flood
 from tests.simulation.hosts import Host
 from tests.simulation.kernel import Kernel
 from tests.simulation.loop import Running, WorldLoop
@@ -34,7 +34,7 @@ from tests.simulation.serving import serve
 from tests.simulation.sites_of import images
 from tests.simulation.streams import Streams
 from tests.simulation.trace import Trace
-from tests.simulation.workload import Job, Workload, keys_of
+from tests.simulation.workload import FLOODER, Job, Workload, keys_of
 
 #: After the faults have stopped, a transfer may take so long: patience, back-offs, a stalled worker.
 BUDGET_S = 1500.0
@@ -49,6 +49,9 @@ RESTART_S = (0.05, 3.0)
 LATER_S = (3600.0, 8 * 24 * 3600.0)
 #: Work on a thread takes so long, without faults.
 WORK_S = (0.0001, 0.004)
+
+#: What processes do, by their kind.
+KINDS = {"serve": serve, "fetch": fetch, "flood": flood}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +120,8 @@ class World:
         # Drawn from all faults, so that switching one off does not change what is moved.
         self.workload = Workload.draw(streams.workload, drawn)
         sites = (*self.workload.requesters, *self.workload.origins)
+        if self.drawn.flood_every:
+            sites = (*sites, FLOODER)
         self.hosts = {site: Host(site, self.clock) for site in sites}
         self.disks = {
             site: Disk(random=streams.of(f"disk {site}"), wall_ns=self.hosts[site].wall_ns)
@@ -161,7 +166,8 @@ class World:
 
     def peers_of(self, site: str) -> tuple[str, ...]:
         """Whom an origin has pinned."""
-        return self.workload.requesters
+        flooder = (FLOODER,) if self.drawn.flood_every else ()
+        return (*self.workload.requesters, *flooder)
 
     def sites_of(self, site_ids: list[bytes]) -> list[str]:
         return [site for site in self.hosts if keys_of(site).site_id in site_ids]
@@ -203,6 +209,8 @@ class World:
         """A new process of that kind."""
         if self.is_over or (kind == "fetch" and not self.unfinished(host)):
             return
+        if kind == "flood" and self.is_calm:
+            return
         self._numbers += 1
         process = Running(f"{host}-{kind}-{self._numbers}", host)
         self.processes.append(process)
@@ -213,7 +221,7 @@ class World:
     async def _main(self, process: Running, kind: str) -> None:
         ended = "ends"
         try:
-            await (serve if kind == "serve" else fetch)(self, process, process.host)
+            await KINDS[kind](self, process, process.host)
         except* ChunkqError as group:
             errors = list(_leaves(group))
             ended = f"ends with {', '.join(type(each).__name__ for each in errors)}"
@@ -313,6 +321,8 @@ class World:
                 self.start(site, "serve")
         for site in self.workload.requesters:
             self.start(site, "fetch")
+        if self.drawn.flood_every:
+            self.start(FLOODER, "flood")
         self.chaos.begin()
         await self._until_done(self.workload.chaos_s)
         self._calm()
