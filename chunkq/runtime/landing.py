@@ -14,6 +14,7 @@ from chunkq.protocol.packet import RawReply
 from chunkq.protocol.transfer import Transfer
 from chunkq.runtime.assembler import Assembler, ChunkJob, Job, Outcome, PunchJob, RecheckJob
 from chunkq.runtime.committing import Committer
+from chunkq.runtime.inbox import without_body
 from chunkq.runtime.pages import Pages
 from chunkq.runtime.peer import Asked, PeerLink, Requester
 from chunkq.runtime.tally import Tally
@@ -45,7 +46,8 @@ class Landing:
         self._feed = feed
         self._lanes = lanes
         self._log = log
-        self._writing: set[int] = set()
+        #: Chunks on the thread, and other copies of them that came meanwhile.
+        self._writing: dict[int, list[tuple[Requester, Delivery]]] = {}
         #: What has landed in this turn of the loop: told, and given to the thread, at its end.
         self._landed: list[ev.Event] = []
         self._assembler = Assembler(
@@ -60,9 +62,9 @@ class Landing:
         stale = not adopted and (asked.version != transfer.version or leaf is None)
         if stale or not transfer.wants(index) or index in self._writing:
             self._tally.duplicate_chunks += 1
-            asked.peer.requester.done(delivery)
+            self._let_go(asked, index, delivery)
             return
-        self._writing.add(index)
+        self._writing[index] = []
         self._landed_bytes[asked.peer.requester] += len(delivery.body)
         asked.peer.requester.landed(len(delivery.body))
         if not adopted:
@@ -70,6 +72,15 @@ class Landing:
                 asyncio.get_running_loop().call_soon(self._tell_landed)
             self._landed.append(ev.ChunkLanded(index, self._lanes[asked.peer]))
         self._assembler.put(ChunkJob(asked, raw, delivery, index, leaf, transfer.version))
+
+    def _let_go(self, asked: Asked, index: int, delivery: Delivery) -> None:
+        """One more copy: not before the first is durable, which may be of a lost connection."""
+        if index in self._writing:
+            self._writing[index].append((asked.peer.requester, without_body(delivery)))
+        elif index in self._transfer.bitmap and index not in self._committer.durable:
+            self._committer.keep(delivery, asked.peer.requester.done)
+        else:
+            asked.peer.requester.done(delivery)
 
     def _tell_landed(self) -> None:
         landed, self._landed = self._landed, []
@@ -107,14 +118,18 @@ class Landing:
     def _settle(self, job: ChunkJob) -> None:
         """Count it, and keep its delivery for the commit or let go of it."""
         requester, lane = job.asked.peer.requester, self._lanes[job.asked.peer]
-        self._writing.discard(job.index)
+        copies = self._writing.pop(job.index, [])
         self._landed_bytes[requester] -= len(job.delivery.body)
         requester.written(len(job.delivery.body))
         if job.outcome in (Outcome.STORED, Outcome.ADOPTED):
             self._committer.keep(job.delivery, requester.done)
+            for other, delivery in copies:
+                self._committer.keep(delivery, other.done)
             self._tally.came(lane, self._geometry.length(job.index))
         else:
             requester.done(job.delivery)
+            for other, delivery in copies:
+                other.done(delivery)
 
     def _events(self, job: ChunkJob) -> list[ev.Event]:
         lane = self._lanes[job.asked.peer]

@@ -1,0 +1,149 @@
+"""What is acknowledged of chunks that come more than once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from chunkq.ports import Delivery
+from chunkq.protocol.bitmap import Bitmap
+from chunkq.protocol.digest import digest
+from chunkq.protocol.geometry import Geometry
+from chunkq.protocol.transfer_events import ChunkStored, Phase
+from chunkq.runtime.committing import Committer
+from chunkq.runtime.landing import Landing
+from chunkq.runtime.pages import Pages
+from chunkq.runtime.tally import Tally
+from chunkq.storage.partfile import PartFile
+
+CHUNK = 4096
+GEOMETRY = Geometry(CHUNK, CHUNK)
+CONTENT = b"c" * CHUNK
+
+
+class Waiting(Executor):
+    """Work that is done when the test says so."""
+
+    def __init__(self) -> None:
+        self.work: list[tuple[Future[Any], Any]] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.work.append((future, lambda: fn(*args, **kwargs)))
+        return future
+
+    def do(self) -> None:
+        for future, work in self.work:
+            future.set_result(work())
+        self.work.clear()
+
+
+@dataclass(eq=False)
+class Desk:
+    """A transfer of one chunk, and who asked for it."""
+
+    part: PartFile
+    pool: Waiting = field(default_factory=Waiting)
+    acknowledged: list[int] = field(default_factory=list)
+    bitmap: Bitmap = field(default_factory=lambda: Bitmap(1))
+    stored: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.head = SimpleNamespace(geometry=GEOMETRY, root=bytes(32))
+        self.requester = _Requester(self.acknowledged)
+        self.asked = SimpleNamespace(
+            peer=SimpleNamespace(requester=self.requester),
+            token=1,
+            version=1,
+            open_into=self._open_into,
+        )
+        self.version, self.in_flight = 1, 1
+        staging = SimpleNamespace(
+            part=self.part, settle=lambda: None, state=SimpleNamespace(store=lambda state: None)
+        )
+        self.committer = Committer(cast("Any", staging), self._in_thread, lambda *_, **__: None)
+        self.landing = Landing(
+            cast("Any", self),
+            self.part,
+            GEOMETRY,
+            self.pool,
+            committer=self.committer,
+            tally=Tally("a", ["bob"]),
+            feed=self._feed,
+            lanes=cast("Any", _Lanes()),
+            pages=Pages(),
+            broken=lambda error: None,
+            log=lambda *_, **__: None,
+        )
+
+    def wants(self, index: int) -> bool:
+        return index not in self.bitmap
+
+    def leaf(self, index: int) -> bytes:
+        return digest(CONTENT)
+
+    def come(self, tag: int) -> None:
+        """One copy of the chunk."""
+        raw = SimpleNamespace(header=SimpleNamespace(index=0, packed=False), body_size=CHUNK)
+        self.landing.take(cast("Any", self.asked), cast("Any", raw), Delivery(CONTENT, tag, 1))
+
+    def _open_into(self, raw: Any, room: memoryview) -> None:
+        room[:] = CONTENT
+
+    def _feed(self, *events: Any) -> None:
+        if any(isinstance(event, ChunkStored) for event in events):
+            self.bitmap.add(0)
+            self.stored.set()
+
+    async def _in_thread(self, work: Any) -> None:
+        work()
+
+
+@dataclass(eq=False)
+class _Requester:
+    acknowledged: list[int]
+
+    def done(self, *deliveries: Delivery) -> None:
+        self.acknowledged += [delivery.tag for delivery in deliveries]
+
+    def landed(self, size_bytes: int) -> None:
+        """In memory."""
+
+    def written(self, size_bytes: int) -> None:
+        """No more."""
+
+
+class _Lanes:
+    def __getitem__(self, peer: object) -> int:
+        return 0
+
+
+async def test_no_copy_of_a_chunk_is_acknowledged_before_the_chunk_is_durable(
+    tmp_path: Path,
+) -> None:
+    """The first may be of a connection that is gone: then the copy is the one that a broker has."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    part = PartFile(fd, "x.part", str(tmp_path / "x.part"))
+    part.allocate(GEOMETRY, None)
+    desk = Desk(part)
+    desk.committer.durable = Bitmap(1)
+
+    desk.come(1)
+    desk.come(2)  # while the first is on its way to the disk
+    desk.landing._assembler.flush()
+    desk.pool.do()
+    async with asyncio.timeout(20):
+        await desk.stored.wait()
+    desk.come(3)  # while it is there and not durable
+    assert [] == desk.acknowledged
+    await desk.committer.commit(cast("Any", desk), Phase.RUNNING)
+    assert [1, 2, 3] == sorted(desk.acknowledged)
+    desk.come(4)
+    assert [1, 2, 3, 4] == sorted(desk.acknowledged)
+    part.close()
+    os.close(fd)
