@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Coroutine
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,13 +153,8 @@ def test_published_and_not_tidied_up_ends_well(
                 for path in (pair.inbox / ".chunkq").glob("*.manifest"):
                     path.unlink()
             synced: list[int] = []
-            sync = descriptors.sync_directory
             with monkeypatch.context() as patch:
-                patch.setattr(
-                    descriptors,
-                    "sync_directory",
-                    lambda fd, synced=synced: (synced.append(os.fstat(fd).st_ino), sync(fd)),
-                )
+                patch.setattr(descriptors, "sync_directory", partial(_note, synced))
                 await get(pair)
             if not lost:
                 assert pair.inbox.stat().st_ino in synced
@@ -166,6 +162,11 @@ def test_published_and_not_tidied_up_ends_well(
             (pair.inbox / NAME).unlink()
 
     in_a_pair(tmp_path, scene)
+
+
+def _note(synced: list[int], fd: int) -> None:
+    synced.append(os.fstat(fd).st_ino)
+    os.fsync(fd)
 
 
 class _Crash(Exception):

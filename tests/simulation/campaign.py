@@ -59,8 +59,8 @@ class Tally:
         years = self.virtual_s / _SECONDS_PER_YEAR
         return "\n".join(
             (
-                f"{self.seeds} seeds, {self.events} events, {self.packets} packets,"
-                f" {years:.1f} simulated years",
+                f"{self.seeds} seeds, {self.events} events, {self.packets} packets",
+                f"{years:.1f} simulated years",
                 f"CPU: {1000 * self.cpu_s / max(1, self.seeds):.0f} ms a seed",
                 f"faults: {faults or 'none'}",
                 f"runs that ended with: {ends or 'nothing'}",

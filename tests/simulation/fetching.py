@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 AGAIN_S = (0.2, 5.0)
 #: How often a failed run is followed by another in the same process; else it ends.
 STAYS = 0.6
-#: Requests of one flood: more than an origin's quota and its burst.
+#: Requests of a flood: more than an origin's quota and its burst.
 MAX_FLOOD = 200
 
 
@@ -141,9 +141,7 @@ async def flood(world: World, process: Running, site: str) -> None:
     """A peer that asks without end, and takes no answer."""
     desk = Desk(world, process, site, "flooding0000")
     desk.requester.transport.broker.declare(desk.requester.mailbox)  # type: ignore[attr-defined]
-    for _ in range(MAX_FLOOD):
-        if world.is_calm:
-            return
+    while not world.is_calm and world.trace.faults["flood_every"] < MAX_FLOOD:
         peer = desk.peers[world.workload.origins[0]]
         path = world.streams.workload.choice(world.workload.sources).path
         body = Open(instance="flooding0000", share=SHARE, path=path, largest_chunk=CHUNK_BYTES)

@@ -6,7 +6,6 @@ first that does not hold is kept; the world ends with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,7 @@ from tests.simulation.inspect_disk import Slot, find, newest_slot, read, read_at
 from tests.simulation.loop import Running
 from tests.simulation.process import current
 from tests.simulation.versions import version_with
-from tests.simulation.workload import SECRET_SHARE, SHARE, Job, Source, keys_of, ref_of
+from tests.simulation.workload import SECRET_SHARE, SHARE, Job, keys_of, ref_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -87,6 +86,8 @@ class Promises:
         self.asked: dict[tuple[bytes, bytes], Asked] = {}
         #: Packets that honest workers have sealed, and what is in those that hold chunks.
         self.sealed: dict[bytes, tuple[int, int, bytes]] = {}
+        #: Who has used a request id.
+        self._askers: dict[bytes, set[str]] = {}
         self._nonces: set[tuple[bytes, int]] = set()
         self._acted: dict[tuple[str, bytes, bytes], float] = {}
         self._fresh: set[tuple[str, bytes, bytes]] = set()
@@ -115,6 +116,7 @@ class Promises:
         if len(body) >= _PROBE_BYTES and body[:_PROBE_BYTES] in packet[len(header) :]:
             self.fail(4, f"{process.name} sealed nothing: the plaintext is in the packet")
         if header[:4] == b"CKQ1":
+            self._askers.setdefault(header[72:88], set()).add(process.host)
             self.asked[header[8:40], header[72:88]] = asked = Asked(
                 process,
                 header[4],
@@ -133,11 +135,9 @@ class Promises:
         for name in self._names:
             if name in body:
                 self.fail(4, f"{by.name} told the broker {name!r}")
-        if to.kind == "rep" and body[:4] == b"CKQR":
-            senders = [sender for sender, number in self.asked if number == body[8:24]]
-            names = {ref_of(site).address for site in self.world.sites_of(senders)}
-            if to.site not in names:
-                self.fail(5, f"{by.name} answers {to}, which asked nothing")
+        is_reply = to.kind == "rep" and body[:4] == b"CKQR"
+        if is_reply and to.site not in self._askers.get(body[8:24], ()):
+            self.fail(5, f"{by.name} answers {to}, which asked nothing")
 
     def lied(self, site: str) -> None:
         self._lies += 1
@@ -161,7 +161,8 @@ class Promises:
         what = f"{process.name} acts on {number.hex()} of {peer.alias}"
         asked = self.asked.get((sender, number))
         if asked is None:
-            return self.fail(5, f"{what}, which was never asked")
+            self.fail(5, f"{what}, which was never asked")
+            return
         if asked.recipient != keys_of(site).site_id:
             self.fail(5, f"{what}, which is for another site")
         if cbor.encode(body) != asked.body:
@@ -275,9 +276,9 @@ class Promises:
         """A host has lost its power: what is left of it must be true."""
         for job, slot in before.items():
             left = self.slot_of(job)
-            if slot is not None and find(self.world.disks[host], job.destination) is None:
-                if left is None or left.generation < slot.generation:
-                    self.fail(2, f"{job}: generation {slot.generation} was durable and is gone")
+            is_less = slot and (left is None or left.generation < slot.generation)
+            if slot and is_less and find(self.world.disks[host], job.destination) is None:
+                self.fail(2, f"{job}: generation {slot.generation} was durable and is gone")
             if left is not None and not self.world.is_rotten(host):
                 self._check_data(job, left, left.bits)
         self.check_files(host)
@@ -411,7 +412,3 @@ def job_transfer_id(job: Job) -> str:
 def _is_timely(issued: bytes, expires: bytes, wall_ms: int) -> bool:
     issued_ms, expires_ms = int.from_bytes(issued, "big"), int.from_bytes(expires, "big")
     return issued_ms - MAX_CLOCK_SKEW_MS <= wall_ms <= expires_ms + MAX_CLOCK_SKEW_MS
-
-
-Check = Callable[[], None]
-__all__ = ["PROMISES", "Broken", "Promises", "Source"]

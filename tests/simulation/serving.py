@@ -26,7 +26,7 @@ from chunkq.storage.replays import ReplayStore
 from chunkq.storage.source import DirectoryShare
 from tests.simulation.hosts import ProcessClock
 from tests.simulation.loop import Running
-from tests.simulation.workload import CHUNK_BYTES, SECRET_SHARE, SHARE, keys_of, ref_of
+from tests.simulation.workload import CHUNK_BYTES, SHARE, keys_of, ref_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -211,6 +211,3 @@ async def serve(world: World, process: Running, site: str) -> None:
         concurrency=CONCURRENCY,
     )
     await worker.run()
-
-
-__all__ = ["SECRET_SHARE", "serve"]

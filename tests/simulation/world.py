@@ -24,7 +24,7 @@ from tests.simulation.chaos import Chaos
 from tests.simulation.clock import Stuck, VirtualClock
 from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
-from tests.simulation.fetching import Desk, fetch, flood
+from tests.simulation.fetching import MAX_FLOOD, Desk, fetch, flood
 from tests.simulation.hosts import Host
 from tests.simulation.kernel import Kernel
 from tests.simulation.loop import Running, WorldLoop
@@ -34,9 +34,9 @@ from tests.simulation.serving import serve
 from tests.simulation.sites_of import images
 from tests.simulation.streams import Streams
 from tests.simulation.trace import Trace
-from tests.simulation.workload import FLOODER, Job, Workload, keys_of
+from tests.simulation.workload import FLOODER, Job, Workload
 
-#: After the faults have stopped, a transfer may take so long: patience, back-offs, a stalled worker.
+#: After the faults have stopped, a transfer may take so long: patience, back-offs, stalls.
 BUDGET_S = 1500.0
 #: And so many packets in all, for each chunk and beside.
 BUDGET_PACKETS_PER_CHUNK = 12
@@ -169,9 +169,6 @@ class World:
         flooder = (FLOODER,) if self.drawn.flood_every else ()
         return (*self.workload.requesters, *flooder)
 
-    def sites_of(self, site_ids: list[bytes]) -> list[str]:
-        return [site for site in self.hosts if keys_of(site).site_id in site_ids]
-
     def faulty_disk(self, host: str) -> bool:
         """Whether a disk may say no, or be wrong, at all."""
         drawn = self.drawn
@@ -209,7 +206,7 @@ class World:
         """A new process of that kind."""
         if self.is_over or (kind == "fetch" and not self.unfinished(host)):
             return
-        if kind == "flood" and self.is_calm:
+        if kind == "flood" and (self.is_calm or self.trace.faults["flood_every"] >= MAX_FLOOD):
             return
         self._numbers += 1
         process = Running(f"{host}-{kind}-{self._numbers}", host)
@@ -467,6 +464,3 @@ def _told(group: BaseExceptionGroup[Any]) -> str:
     import traceback
 
     return "".join(traceback.format_exception(next(_leaves(group))))
-
-
-__all__ = ["Options", "Outcome", "World", "run_seed"]

@@ -286,11 +286,15 @@ def test_a_disk_error_while_taking_or_leaving_it_keeps_no_lock(
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.EIO, "the disk reports errors")
 
-    with monkeypatch.context() as patch, pytest.raises(StorageError):
-        patch.setattr(os, call, fail)
+    def take_and_leave() -> None:
         lock = store.try_lock(IDENTITY, CHUNK)
         assert lock is not None
         lock.release()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, fail)
+        with pytest.raises(StorageError):
+            take_and_leave()
 
     again = store.try_lock(IDENTITY, CHUNK)
     assert again is not None

@@ -488,9 +488,10 @@ def test_a_damaged_record_that_cannot_be_replaced_yet_holds_nobody_up(
     def fail(*_: object, **__: object) -> None:
         raise StorageError("no room")
 
-    with monkeypatch.context() as patch, pytest.raises(StorageError):
+    with monkeypatch.context() as patch:
         patch.setattr(ReplayFile, "create", fail)
-        store.record(PEER, request(1))
+        with pytest.raises(StorageError):
+            store.record(PEER, request(1))
 
     with open(the_file(path), "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
