@@ -117,7 +117,7 @@ class FileFetch:
             await self._begin()
             await self._watch()
             if (error := self._result.result()) is not None:
-                raise self._account_for(error)
+                raise self._tally.account_for(error, self._transfer)
             assert self._transfer is not None
             assert self._transfer.head is not None
             return self._tally.result(self._transfer.head, self._transfer)
@@ -150,14 +150,6 @@ class FileFetch:
                     if place.peer.requester is requester:
                         self._feed(ev.OriginBroken(lane, error))
 
-    def _account_for(self, error: ChunkqError) -> ChunkqError:
-        """Where there were several origins, the error tells of each."""
-        left = self._tally.left(self._transfer)
-        if len(left) == len(self._places) > 1:
-            told = (f"{peer}: {why}" for peer, why in left.items())
-            error.message = f"no origin is left ({'; '.join(told)})"
-        return error
-
     async def _begin(self) -> None:
         cards = self._recorder.cards
         found = await self._in_thread(lambda: look(self._staging, cards, self._log))
@@ -187,10 +179,7 @@ class FileFetch:
         self._feed(ev.Tick())
 
     async def _finish_published(self) -> FetchResult | None:
-        """A crash came between the publishing and the tidying.
-
-        None if the manifest is lost: then a new transfer finds out whether this file is it.
-        """
+        """A crash came before the tidying. None, the manifest lost: a new transfer finds out."""
         kept = await self._in_thread(self._staging.load_manifest)
         try:
             manifest, head, _ = read_manifest(kept or b"", self._recorder.cards)
@@ -231,26 +220,21 @@ class FileFetch:
             transfer.abandon()
         self._committer.release()
         self._disk.give_back(self._peer.ref.alias, self)
-        if self._refuted:
+        error = self._ended_with
+        if isinstance(error, IntegrityError):  # what was signed may not hold: asked for anew
             with contextlib.suppress(StorageError):
                 await self._in_thread(self._staging.forget_manifest)
-        await self._in_thread(self._staging.remove if self._fruitless else self._staging.close)
+        # Refused before anything was kept: there is nothing to go on from.
+        fruitless = error is not None and not error.retry and not self._kept
+        await self._in_thread(self._staging.remove if fruitless else self._staging.close)
         self._room_appeared()
 
     @property
-    def _fruitless(self) -> bool:
-        """Refused before anything was kept: there is nothing to go on from."""
-        if self._kept or not self._result.done() or self._result.exception() is not None:
-            return False
-        error = self._result.result()
-        return error is not None and not error.retry
-
-    @property
-    def _refuted(self) -> bool:
-        """What was signed does not hold: the next run asks anew, and compares what is here."""
+    def _ended_with(self) -> ChunkqError | None:
+        """The error, if it has ended with one."""
         if not self._result.done() or self._result.exception() is not None:
-            return False
-        return isinstance(self._result.result(), IntegrityError)
+            return None
+        return self._result.result()
 
     # ------------------------------------------------------------ events and effects
 
@@ -461,7 +445,7 @@ class FileFetch:
             head.geometry,
             self._pool,
             self._peer.requester.pages,
-            self._on_read_back,
+            self._tally.on_read_back,
         )
         return self._reader
 
@@ -535,9 +519,6 @@ class FileFetch:
             self._log("read_back_mismatch", level="error", path=self._order.path)
             self._reader.restart()
         self._feed(ev.ReadBackDone(matches))
-
-    def _on_read_back(self, done_bytes: int) -> None:
-        self._tally.read_back_bytes = done_bytes
 
     async def _publish(self) -> None:
         manifest = self._manifest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chunkq.errors import ChunkqError
 from chunkq.protocol.manifest import Head
 from chunkq.protocol.transfer import Transfer
 from chunkq.runtime.progress import FetchProgress, FetchResult
@@ -35,6 +36,17 @@ class Tally:
         lanes = () if transfer is None else transfer.lanes
         reasons = ((lane.number, lane.left) for lane in lanes)
         return {self._peers[number]: error.message for number, error in reasons if error}
+
+    def account_for(self, error: ChunkqError, transfer: Transfer | None) -> ChunkqError:
+        """Where there were several origins, the error tells of each."""
+        left = self.left(transfer)
+        if len(left) == len(self._peers) > 1:
+            told = (f"{peer}: {why}" for peer, why in left.items())
+            error.message = f"no origin is left ({'; '.join(told)})"
+        return error
+
+    def on_read_back(self, done_bytes: int) -> None:
+        self.read_back_bytes = done_bytes
 
     def came(self, lane: int, size_bytes: int) -> None:
         self._came[lane] += size_bytes
