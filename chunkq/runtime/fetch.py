@@ -39,7 +39,7 @@ from chunkq.runtime.peer import Asked, PeerLink
 from chunkq.runtime.progress import FetchProgress, FetchResult
 from chunkq.runtime.readback import ReadBack
 from chunkq.runtime.recording import Record, Recorder
-from chunkq.runtime.resuming import look, make_room, read_manifest, was_published
+from chunkq.runtime.resuming import look, make_room, open_whole, read_manifest, was_published
 from chunkq.runtime.roomwait import RoomWait
 from chunkq.runtime.tally import Tally
 from chunkq.runtime.tasks import Tasks
@@ -106,7 +106,7 @@ class FileFetch:
 
     async def run(self) -> FetchResult:
         """Fetch and publish. Raises a `ChunkqError`; what is in staging stays for the next run."""
-        self._staging = await self._in_thread(self._open_staging)
+        self._staging = await open_whole(self._pool, self._open_staging)
         self._committer = Committer(self._staging, self._in_thread, self._log)
         try:
             cards = self._recorder.cards
@@ -185,7 +185,7 @@ class FileFetch:
             manifest, head, _ = read_manifest(kept or b"", self._recorder.cards)
         except PacketError:
             await self._in_thread(self._staging.remove)
-            self._staging = await self._in_thread(self._open_staging)
+            self._staging = await open_whole(self._pool, self._open_staging)
             self._committer = Committer(self._staging, self._in_thread, self._log)
             return None
         self._manifest = manifest
@@ -212,29 +212,34 @@ class FileFetch:
             await self._reader.stop()
         self._stopping = True
         await self._steps.drain()
+        try:
+            await self._leave_staging()
+        finally:  # whatever the disk says, or this process would hold it for good
+            self._disk.give_back(self._peer.ref.alias, self)
+            await self._in_thread(self._staging.close)
+        self._room_appeared()
+
+    async def _leave_staging(self) -> None:
+        """What there is goes to disk; what is of no use any more goes away."""
         transfer = self._transfer
         if transfer is not None and not self._result.done():
-            if transfer.uncommitted_bytes and transfer.head is not None:
-                effect = transfer.commit()
-                await self._committer.commit(transfer, effect.phase)
+            effect = transfer.commit() if transfer.uncommitted_bytes else None
             transfer.abandon()
+            if effect is not None and transfer.head is not None:
+                await self._committer.commit(transfer, effect.phase)
         self._committer.release()
-        self._disk.give_back(self._peer.ref.alias, self)
         error = self._ended_with
         if isinstance(error, IntegrityError):  # what was signed may not hold: asked for anew
             with contextlib.suppress(StorageError):
                 await self._in_thread(self._staging.forget_manifest)
-        # Refused before anything was kept: there is nothing to go on from.
-        fruitless = error is not None and not error.retry and not self._kept
-        await self._in_thread(self._staging.remove if fruitless else self._staging.close)
-        self._room_appeared()
+        if error is not None and not error.retry and not self._kept:
+            await self._in_thread(self._staging.remove)
 
     @property
     def _ended_with(self) -> ChunkqError | None:
         """The error, if it has ended with one."""
-        if not self._result.done() or self._result.exception() is not None:
-            return None
-        return self._result.result()
+        ended = self._result.done() and self._result.exception() is None
+        return self._result.result() if ended else None
 
     # ------------------------------------------------------------ events and effects
 
@@ -304,7 +309,8 @@ class FileFetch:
             case ev.Publish():
                 self._steps.spawn(self._publish())
             case ev.OriginLeft(lane, why):
-                self._on_left(self._places[lane], why)
+                peer = self._places[lane].peer.ref.alias
+                self._log("origin_left", level="warning", peer=peer, detail=why.message)
             case ev.Finish(error):
                 if not self._result.done():
                     self._result.set_result(error)
@@ -333,10 +339,6 @@ class FileFetch:
     def _on_ask_failed(self, asked: Asked, error: TransportError) -> None:
         waiting = waiting_for(error, asked.peer.requester.transport.health)
         self._feed(ev.AskFailed(asked.token, waiting, self._lanes[asked.peer]))
-
-    def _on_left(self, place: Place, error: ChunkqError) -> None:
-        peer = place.peer.ref.alias
-        self._log("origin_left", level="warning", peer=peer, detail=error.message)
 
     def _on_crash(self, error: Exception) -> None:
         if isinstance(error, ChunkqError):

@@ -50,6 +50,7 @@ from chunkq.runtime.epochs import LAST_EPOCH, MAX_NEW_EPOCHS, Epochs
 from chunkq.runtime.identity import identity_of
 from chunkq.runtime.inbox import Inbox
 from chunkq.runtime.pages import Pages
+from chunkq.runtime.skew import Skew
 from chunkq.runtime.tasks import Tasks
 from chunkq.runtime.telling import introduce
 
@@ -71,15 +72,8 @@ HELD_UP_S: Final = 0.1
 HELD_UP_FACTOR: Final = 2.0
 #: Mailboxes that are tried one after the other; one that is new is made where there is a broker.
 MAX_MAILBOXES: Final = 16
-#: What was learnt of the difference of the clocks is forgotten after so long without an answer, or
-#: after two timeouts: one of them was set right since, and an origin says nothing to what it takes
-#: for expired. Is it needed still, the origin says so again.
-OFFSET_DOUBT_S: Final = 10.0
 #: How long a requester that ends waits for the carrier to take its last packets.
 LAST_WORDS_S: Final = 1.0
-#: The year 10889. A request that would be issued after it, or before 1970, is not sent: whoever
-#: says that this is the time does not mean it.
-LAST_MS: Final = 1 << 48
 
 _T = TypeVar("_T")
 
@@ -395,7 +389,7 @@ class PeerLink:
         self.lifetime_s = lifetime_s
         self.largest_chunk_bytes = largest_chunk_bytes
         self.window = Window(max_chunks=MAX_WINDOW_BYTES // largest_chunk_bytes)
-        self.clock_offset_ms = 0
+        self.skew = Skew(requester.clock, requester.log, ref.alias)
         #: Requests to each origin are counted apart: one that refuses an epoch, or pushes it up,
         #: changes nothing for the others.
         self._epoch = requester.epochs.begin()
@@ -405,12 +399,16 @@ class PeerLink:
         self._zstd = zstd
         self._suite = Suite.AES256GCM if has_aes() else Suite.XCHACHA20POLY1305
         self._feeding = False
-        self._answered_s = requester.clock.monotonic_s()
+
+    @property
+    def clock_offset_ms(self) -> int:
+        """The origin's clock minus ours, as far as it has said so."""
+        return self.skew.offset_ms
 
     def answered(self, sender: bytes) -> None:
         """A reply to a request by that key of ours opened. On any thread."""
         self.signers.answered(sender)
-        self._answered_s = self.requester.clock.monotonic_s()
+        self.skew.answered()
 
     def ask(
         self,
@@ -430,7 +428,7 @@ class PeerLink:
         else:
             introduce(self)
             keys = self.signers.pick(requester.clock.monotonic_s())
-        self._doubt_offset()
+        self.skew.doubt(2 * self.window.rto_s)
         issued_ms = requester.clock.wall_ms() + self.clock_offset_ms
         self._counter += 1
         request_id = RequestId(self._epoch, self._counter)
@@ -479,13 +477,6 @@ class PeerLink:
                     return asked
         return None
 
-    def _doubt_offset(self) -> None:
-        """Forget the difference of the clocks if nobody answers to it."""
-        silent_s = self.requester.clock.monotonic_s() - self._answered_s
-        if self.clock_offset_ms and silent_s > max(OFFSET_DOUBT_S, 2 * self.window.rto_s):
-            self.clock_offset_ms = 0
-            self.requester.log("clock_skew", level="warning", peer=self.ref.alias, offset_ms=0)
-
     def use_newest_keys(self) -> None:
         """Look whether this site's keys were changed. Raises `IdentityError`."""
         self.requester.identity.refresh()
@@ -502,7 +493,7 @@ class PeerLink:
             refusal.reason is RefusalReason.CLOCK_SKEW
             and asked.clock_offset_ms == self.clock_offset_ms  # else it was heeded meanwhile
         ):
-            self._heed_clock(refusal.offset_ms)
+            self.skew.heed(refusal.offset_ms)
         current = asked.request_id.epoch == self._epoch
         if refusal.reason is RefusalReason.EXPIRED and refusal.epoch_floor and current:
             if refusal.epoch_floor >= LAST_EPOCH or self._epochs_left <= 0:
@@ -511,20 +502,6 @@ class PeerLink:
             self._epochs_left -= 1
             self._epoch = self.requester.epochs.begin(refusal.epoch_floor)
             self._counter = 0
-
-    def _heed_clock(self, offset_ms: int) -> None:
-        """The origin's clock is so far ahead of the request's; what cannot be is not heeded."""
-        heeded = self.clock_offset_ms + offset_ms
-        now_ms = self.requester.clock.wall_ms()
-        plausible = 0 <= now_ms + heeded <= LAST_MS
-        if plausible:
-            self.clock_offset_ms = heeded
-        self.requester.log(
-            "clock_skew" if plausible else "clock_skew_refused",
-            level="warning",
-            peer=self.ref.alias,
-            offset_ms=offset_ms,
-        )
 
     def window_for(self, transfer: Hungry) -> Window:
         """The window for one transfer: it leaves room to hungry ones of a higher class, and to

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -14,6 +16,18 @@ from chunkq.protocol.identity import SiteCard
 from chunkq.protocol.manifest import Head, is_zero_page, verify_head
 from chunkq.protocol.messages import ManifestReply
 from chunkq.protocol.transfer_events import Phase, Resumed
+
+
+async def open_whole(pool: Executor, open_staging: Callable[[], Staging]) -> Staging:
+    """Open staging on a thread; who is cancelled meanwhile leaves none open and locked."""
+    opening = asyncio.get_running_loop().run_in_executor(pool, open_staging)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait((opening,))
+        if opening.exception() is None:
+            opening.result().close()
+        raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ from chunkq.ports import Buffer, Delivery, PeerRef
 from chunkq.protocol.identity import SiteKeys, card_of
 from chunkq.protocol.messages import Open, Refusal, RefusalReason
 from chunkq.protocol.packet import RawReply, RequestKind, parse_request
-from chunkq.runtime.peer import OFFSET_DOUBT_S, Asked, PeerLink, Requester
+from chunkq.runtime.peer import Asked, PeerLink, Requester
+from chunkq.runtime.skew import OFFSET_DOUBT_S
 from chunkq.transport.memory import MemoryCarrier, MemoryTransport
 from tests.support.virtual import run_virtual
 

@@ -26,7 +26,8 @@ from chunkq.protocol.packet import (
 from chunkq.protocol.seal import ReplySealer
 from chunkq.runtime import peer
 from chunkq.runtime.epochs import LAST_EPOCH, MAX_NEW_EPOCHS
-from chunkq.runtime.peer import LAST_MS, MAX_PENDING, Asked, PeerLink, Requester
+from chunkq.runtime.peer import MAX_PENDING, Asked, PeerLink, Requester
+from chunkq.runtime.skew import LAST_MS
 from chunkq.transport.memory import MemoryCarrier, MemoryTransport
 from tests.protocol.sites import ALICE, BOB, BOB_CARD
 

@@ -169,5 +169,20 @@ def _note(synced: list[int], fd: int) -> None:
     os.fsync(fd)
 
 
+def test_who_is_stopped_while_staging_is_opened_holds_nothing(tmp_path: Path) -> None:
+    """Else the same process would find the transfer busy, with itself, until its end."""
+
+    async def scene(pair: Pair) -> None:
+        fetch = asyncio.ensure_future(get(pair))
+        await asyncio.sleep(0)
+        fetch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetch
+        await get(pair)
+        assert pair.arrived(NAME)
+
+    in_a_pair(tmp_path, scene)
+
+
 class _Crash(Exception):
     """The process ends here."""

@@ -18,6 +18,7 @@ from chunkq.errors import ChunkqError
 from chunkq.ports import Log
 from chunkq.protocol import aead
 from chunkq.protocol.packet import Suite
+from chunkq.protocol.transfer_events import Phase
 from tests.simulation.adversary import Adversary
 from tests.simulation.broker import Broker, Packet
 from tests.simulation.chaos import Chaos
@@ -192,6 +193,8 @@ class World:
         if run is None or run._closing or run._result.done() or run._transfer is None:
             return False
         head = run._transfer.head
+        if run._transfer.phase is Phase.OPENING:  # it asks anew what there is
+            return False
         return head is not None and head.root == root
 
     def held_by(self, process: Running) -> Iterator[Packet]:
