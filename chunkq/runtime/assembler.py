@@ -74,7 +74,8 @@ Job = ChunkJob | RecheckJob | PunchJob
 class Assembler:
     """The jobs of one part file. `on_done` gets each batch back, on the loop.
 
-    `on_broken` hears of a disk error; the jobs of that batch and those waiting are dropped.
+    `on_broken` hears of a disk error; before, `on_dropped` gets the jobs of that batch and those
+    waiting back, of which nothing comes.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Assembler:
         *,
         on_done: Callable[[list[Job]], None],
         on_broken: Callable[[Exception], None],
+        on_dropped: Callable[[list[Job]], None] | None = None,
     ) -> None:
         self._part = part
         self._geometry = geometry
@@ -93,6 +95,7 @@ class Assembler:
         self._pages = pages
         self._on_done = on_done
         self._on_broken = on_broken
+        self._on_dropped = on_dropped
         self._jobs: list[Job] = []
         self._weight = 0
         self._gathering: asyncio.TimerHandle | None = None
@@ -163,8 +166,9 @@ class Assembler:
         if error is None:
             self._on_done(batch)
         else:
-            self._jobs.clear()
-            self._weight = 0
+            dropped, self._jobs, self._weight = [*batch, *self._jobs], [], 0
+            if self._on_dropped is not None:
+                self._on_dropped(dropped)
             self._on_broken(error if isinstance(error, Exception) else RuntimeError(repr(error)))
         if self._jobs:
             self._start_if_worth_it()

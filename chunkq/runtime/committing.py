@@ -93,6 +93,9 @@ class Committer:
             self._log("sync_failed", level="error", detail=error.message)
             _give_back(written)
             return ev.SyncLost(self.durable)
+        except BaseException:  # it ends; `release` gives back what would keep later ones out
+            self._written = written + self._written
+            raise
         self._generation += 1
         self.durable = snapshot
         _give_back(written)

@@ -51,7 +51,13 @@ class Landing:
         #: What has landed in this turn of the loop: told, and given to the thread, at its end.
         self._landed: list[ev.Event] = []
         self._assembler = Assembler(
-            part, geometry, pool, pages, on_done=self._on_jobs, on_broken=broken
+            part,
+            geometry,
+            pool,
+            pages,
+            on_done=self._on_jobs,
+            on_broken=broken,
+            on_dropped=self._on_dropped,
         )
 
     def take(self, asked: Asked, raw: RawReply, delivery: Delivery) -> None:
@@ -114,6 +120,13 @@ class Landing:
                 events.append(ev.Rechecked(job.good, job.bad))
         if events:
             self._feed(*events)
+
+    def _on_dropped(self, jobs: list[Job]) -> None:
+        """The disk failed. Their deliveries go, or no later one could: a link has so many."""
+        for job in jobs:
+            if isinstance(job, ChunkJob):
+                job.outcome = Outcome.NO_ROOM
+                self._settle(job)
 
     def _settle(self, job: ChunkJob) -> None:
         """Count it, and keep its delivery for the commit or let go of it."""

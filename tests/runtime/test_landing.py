@@ -10,6 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
+from chunkq.errors import StorageError
 from chunkq.ports import Delivery
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.digest import digest
@@ -39,7 +42,10 @@ class Waiting(Executor):
 
     def do(self) -> None:
         for future, work in self.work:
-            future.set_result(work())
+            try:
+                future.set_result(work())
+            except StorageError as error:
+                future.set_exception(error)
         self.work.clear()
 
 
@@ -145,5 +151,50 @@ async def test_no_copy_of_a_chunk_is_acknowledged_before_the_chunk_is_durable(
     assert [1, 2, 3] == sorted(desk.acknowledged)
     desk.come(4)
     assert [1, 2, 3, 4] == sorted(desk.acknowledged)
+    part.close()
+    os.close(fd)
+
+
+async def test_a_disk_error_gives_deliveries_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that stayed would hold up all behind it for as long as the process lives."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    part = PartFile(fd, "x.part", str(tmp_path / "x.part"))
+    part.allocate(GEOMETRY, None)
+    desk = Desk(part)
+
+    def fail(*_: object) -> None:
+        raise StorageError("the disk reports errors")
+
+    monkeypatch.setattr(part, "write", fail)
+    desk.come(1)
+    desk.come(2)
+    desk.landing._assembler.flush()
+    desk.pool.do()
+    async with asyncio.timeout(20):
+        await desk.landing.drained()
+    assert [1, 2] == sorted(desk.acknowledged)
+    part.close()
+    os.close(fd)
+
+
+async def test_a_commit_that_the_disk_refuses_keeps_no_deliveries(tmp_path: Path) -> None:
+    """They are given back with the end of the transfer, whatever it was that failed."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    part = PartFile(fd, "x.part", str(tmp_path / "x.part"))
+    part.allocate(GEOMETRY, None)
+    desk = Desk(part)
+    desk.committer.keep(Delivery(b"", 1, 1), desk.requester.done)
+
+    def fail(state: object) -> None:
+        raise StorageError("the disk reports errors")
+
+    desk.committer._staging.state.store = fail  # type: ignore[method-assign]
+    with pytest.raises(StorageError):
+        await desk.committer.commit(cast("Any", desk), Phase.RUNNING)
+    assert [] == desk.acknowledged
+    desk.committer.release()
+    assert [1] == desk.acknowledged
     part.close()
     os.close(fd)

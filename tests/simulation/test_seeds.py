@@ -15,6 +15,7 @@ FOUND = [
     (440, "a damaged replay record that could not be replaced: its lock held up all workers"),
     (505, "published, the manifest lost with the power: an error for a complete file"),
     (20057, "stopped while staging was opened: the transfer busy with its own process for ever"),
+    (21069, "deliveries that a disk error had left undone kept all later ones out for ever"),
     (5075, "a copy of a chunk acknowledged before the chunk was durable"),
 ]
 
