@@ -538,6 +538,8 @@ def _fail(outgoing: _Outgoing, error: ChunkqError) -> None:
 
 def _told(body: bytes) -> str:
     """Which packet it is, as far as its header tells: kind, epoch and counter, index."""
+    if len(body) < 88:
+        return f"something {len(body)}"
     if body[:4] == b"CKQ1":
         return f"request {body[4]} {body[72:88].hex()} {len(body)}"
     if body[:4] == b"CKQR":
