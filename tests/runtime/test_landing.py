@@ -70,7 +70,10 @@ class Desk:
         )
         self.version, self.in_flight = 1, 1
         staging = SimpleNamespace(
-            part=self.part, settle=lambda: None, state=SimpleNamespace(store=lambda state: None)
+            part=self.part,
+            settle=lambda: None,
+            state=SimpleNamespace(store=lambda state: None),
+            free_bytes=lambda: 1 << 40,
         )
         self.committer = Committer(cast("Any", staging), self._in_thread, lambda *_, **__: None)
         self.landing = Landing(
