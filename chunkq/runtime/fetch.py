@@ -35,6 +35,7 @@ from chunkq.runtime.asking import Order, Place, receipt, request_body, waiting_f
 from chunkq.runtime.committing import Committer
 from chunkq.runtime.disk import DiskShares
 from chunkq.runtime.landing import Landing
+from chunkq.runtime.offers import Offers
 from chunkq.runtime.peer import Asked, PeerLink
 from chunkq.runtime.progress import FetchProgress, FetchResult
 from chunkq.runtime.readback import ReadBack
@@ -88,7 +89,7 @@ class FileFetch:
         self._landing: Landing | None = None
         self._reader: ReadBack | None = None
         self._manifest: ManifestReply | None = None
-        self._offered: dict[tuple[int, bytes, bytes], ManifestReply] = {}
+        self._offers = Offers()
         self._tally = Tally(order.path, [place.peer.ref.alias for place in self._places])
         self._room = RoomWait(
             lambda: self._in_thread(self._staging.free_bytes),
@@ -221,19 +222,26 @@ class FileFetch:
 
     async def _leave_staging(self) -> None:
         """What there is goes to disk; what is of no use any more goes away."""
-        transfer = self._transfer
-        if transfer is not None and not self._result.done():
-            effect = transfer.commit() if transfer.uncommitted_bytes else None
-            transfer.abandon()
-            if effect is not None and transfer.head is not None:
-                await self._committer.commit(transfer, effect.phase)
-        self._committer.release()
+        try:
+            await self._commit_last()
+        finally:  # what is not durable is asked for again; kept, it would hold up other replies
+            self._committer.release()
         error = self._ended_with
         if isinstance(error, IntegrityError):  # what was signed may not hold: asked for anew
             with contextlib.suppress(StorageError):
                 await self._in_thread(self._staging.forget_manifest)
         if error is not None and not error.retry and not self._kept:
             await self._in_thread(self._staging.remove)
+
+    async def _commit_last(self) -> None:
+        """What has come, where it was stopped."""
+        transfer = self._transfer
+        if transfer is None or self._result.done():
+            return
+        effect = transfer.commit() if transfer.uncommitted_bytes else None
+        transfer.abandon()
+        if effect is not None and transfer.head is not None:
+            await self._committer.commit(transfer, effect.phase)
 
     @property
     def _ended_with(self) -> ChunkqError | None:
@@ -399,19 +407,10 @@ class FileFetch:
         if self._order.content_digest not in (None, head.content_digest):
             self._feed(ev.OriginBroken(lane, OtherVersion("it has another version by now")))
             return
-        # Which one is used is the machine's decision: `Prepare` names its head.
-        self._offered[lane, head.root, head.content_digest] = manifest
-        self._feed(ev.ManifestCame(asked.token, head, lane))
-        self._forget_offers()
-
-    def _forget_offers(self) -> None:
-        """Keep what the machine has not turned down: a head may have a MiB, and come any often."""
         assert self._transfer is not None
-        heads = [(lane.number, lane.offer) for lane in self._transfer.lanes]
-        heads.append((self._transfer.signer.number, self._transfer.head))
-        kept = {(lane, head.root, head.content_digest) for lane, head in heads if head is not None}
-        for offer in self._offered.keys() - kept:
-            del self._offered[offer]
+        self._offers.add(lane, head, manifest)
+        self._feed(ev.ManifestCame(asked.token, head, lane))
+        self._offers.keep_only(self._transfer)
 
     def _adopt(self, raw: RawReply) -> Asked | None:
         """A reply to an earlier process; only the origin that made it opens it."""
@@ -458,9 +457,8 @@ class FileFetch:
         if self._reader is not None:
             await self._reader.stop()
         assert self._transfer is not None
-        signed = (self._transfer.signer.number, head.root, head.content_digest)
-        self._manifest = self._offered.get(signed, self._manifest)
-        self._offered.clear()
+        chosen = self._offers.choose(self._transfer.signer.number, head)
+        self._manifest = chosen or self._manifest
         existing = await self._in_thread(self._staging.destination_digest)
         if existing == head.content_digest:
             self._tally.unchanged = True

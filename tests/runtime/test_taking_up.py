@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from chunkq.errors import IntegrityError
+from chunkq.errors import IntegrityError, StorageError
 from chunkq.ports import SourceFile, StoredManifest
 from chunkq.protocol.manifest import decode_head, encode_head, sign_head
 from chunkq.runtime.fetch import FileFetch
@@ -21,7 +21,7 @@ from chunkq.runtime.replies import Replies
 from chunkq.storage import descriptors
 from chunkq.storage.partfile import PartFile
 from chunkq.storage.staged import StagedFile
-from chunkq.storage.statefile import newest_slot
+from chunkq.storage.statefile import StateFile, newest_slot
 from chunkq.transport.limited import ByteRate
 from tests.runtime.sites import Pair
 from tests.support.virtual import run_virtual
@@ -178,6 +178,27 @@ def test_who_is_stopped_while_staging_is_opened_holds_nothing(tmp_path: Path) ->
         fetch.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetch
+        await get(pair)
+        assert pair.arrived(NAME)
+
+    in_a_pair(tmp_path, scene)
+
+
+def test_who_is_stopped_by_a_disk_that_fails_keeps_no_deliveries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the link would soon bring no more to any transfer of the process."""
+
+    async def scene(pair: Pair) -> None:
+        def broken(_state: StateFile, _next: Any) -> None:
+            raise StorageError("write: Input/output error")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StateFile, "store", broken)
+            with pytest.raises(StorageError):
+                await stopped_half_way(pair, monkeypatch)
+        assert pair.requester._inbox is not None
+        assert 0 == len(pair.requester._inbox)
         await get(pair)
         assert pair.arrived(NAME)
 
