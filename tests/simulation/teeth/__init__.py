@@ -1,0 +1,1 @@
+"""Planted bugs: what the simulator must find, or it has no teeth."""

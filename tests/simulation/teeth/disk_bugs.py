@@ -1,0 +1,329 @@
+"""Mistakes on the requester's disk: what is durable, in which order, and when it is told."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.simulation.teeth.bug import PlantedBug, Promise
+from tests.simulation.teeth.planting import Edit
+
+_COMMITTING: Final = "chunkq.runtime.committing:Committer"
+_STATE: Final = "chunkq.storage.statefile"
+_PLACER: Final = "chunkq.storage.placing"
+
+COMMIT_BUGS: Final = (
+    PlantedBug(
+        name="bitmap-before-data-sync",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="a power cut between both syncs leaves bits whose data is not there",
+        unit="",
+        changes=(
+            Edit(
+                f"{_COMMITTING}._commit_blocking",
+                "    self._staging.part.sync()\n    self._staging.settle()\n"
+                "    self._staging.state.store(state)\n",
+                "    self._staging.settle()\n    self._staging.state.store(state)\n"
+                "    self._staging.part.sync()\n",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="fsync-retried",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="after a failed fsync the kernel calls the pages clean: the second one means nothing",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.storage.partfile:PartFile._sync",
+                "        with suppress(OSError):\n"
+                "            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)\n"
+                '        raise translate(error, "fsync", self.path, sync=True) from error\n',
+                "        try:\n            call(fd)\n        except OSError:\n"
+                '            raise translate(error, "fsync", self.path, sync=True) from error\n',
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="demotion-forgotten",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="after a failed sync the chunks of that commit still count, and the next one says so",
+        unit="",
+        changes=(
+            Edit(
+                f"{_COMMITTING}.commit",
+                "return ev.SyncLost(self.durable)",
+                "return ev.SyncLost(snapshot)",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="ack-before-commit",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="what a crash loses is not delivered again: the origin's link pays for it",
+        unit="",
+        changes=(
+            Edit(
+                f"{_COMMITTING}.keep",
+                "self._written.append((done, without_body(delivery)))",
+                "done(delivery)",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="same-slot-always",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="a slot that is torn while it is written leaves no other one",
+        unit="",
+        changes=(
+            Edit(f"{_STATE}:StateFile.store", "state.generation % 2", "0"),
+            Edit(f"{_STATE}:_decode_slot", " or generation % 2 != number", ""),
+        ),
+    ),
+    PlantedBug(
+        name="generation-not-raised",
+        promise=Promise.COMPLETES,
+        why="the second commit is refused by the state file",
+        unit="",
+        changes=(Edit(f"{_COMMITTING}.commit", "self._generation += 1", "pass"),),
+    ),
+    PlantedBug(
+        name="slot-not-synced",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="deliveries are acknowledged for a commit that a power cut takes back",
+        unit="",
+        changes=(
+            Edit(
+                f"{_STATE}:StateFile.store",
+                "    self._sync()\n",
+                "",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="staging-not-settled",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="commits rely on names in a directory that was never synced",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.storage.staging:Staging.settle",
+                "    if self._settled:\n",
+                "    if True:\n",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="no-room-swallowed",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="a chunk that could not be written for want of room counts as written",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.runtime.assembler:Assembler._write",
+                "job.outcome = Outcome.NO_ROOM",
+                "job.outcome = Outcome.STORED",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="commit-never-due",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="a crash costs everything since the beginning",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.dirty:Dirty.due_at_s",
+                "None if self._since is None else self._since + self._interval_s",
+                "None if self._since is None else self._since + 3600.0",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="recheck-believed",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="whatever a part file without its bitmap holds is taken for what it should",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.runtime.assembler:Assembler._recheck",
+                "same = digest(data) == job.recheck.leaves[at : at + DIGEST_SIZE_BYTES]",
+                "same = bool(job.recheck.leaves[at : at + DIGEST_SIZE_BYTES])",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="manifest-not-compared-with-state",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="bits of the version before are believed of the one whose manifest was saved last",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.runtime.resuming:look",
+                "if head.root != state.root:",
+                "if head.geometry.chunk_count != state.bitmap.count:",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="short-part-file-believed",
+        promise=Promise.COMPLETES,
+        why="a part file that was cut or deleted is taken for what its bitmap says",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.storage.partfile:PartFile.matches",
+                "return self.exists and self.size_bytes == geometry.size_bytes",
+                "return geometry.size_bytes >= 0",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="room-not-looked-for",
+        promise=Promise.COMPLETES,
+        why="a transfer that waited for room never hears that there is some",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.runtime.fetch:FileFetch._poll_space",
+                "            self._feed(ev.SpaceBack())\n",
+                "",
+            ),
+        ),
+    ),
+)
+
+PUBLISH_BUGS: Final = (
+    PlantedBug(
+        name="published-without-sync",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="a power cut after the name was given leaves a file of zeros at the final path",
+        unit="",
+        changes=(
+            Edit("chunkq.storage.partfile:PartFile.finish", "self._sync(os.fsync)", "assert fd"),
+        ),
+    ),
+    PlantedBug(
+        name="directory-not-synced",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="staging is removed while the final name is in memory only: a power cut takes both",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.storage.publish:publish",
+                "        descriptors.sync_directory(fd)\n",
+                "        assert fd\n",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="publish-clobbers",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="a file that appears at the final path at the last moment is replaced unasked",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.storage.publish:_appear",
+                "descriptors.link_no_clobber(staging.directory_fd,"
+                " staging.name_of(PART_SUFFIX), fd, name)",
+                "_replace(staging, fd, name, path)",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="content-digest-not-checked",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="what the disk has altered since it was written is published",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.runtime.fetch:FileFetch._read_back",
+                "matches = await self._reader.digest() == head.content_digest",
+                "matches = len(await self._reader.digest()) == len(head.content_digest)",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="published-before-read-back",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="a file of one commit group is published unread",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.transfer:Transfer._complete",
+                'return [self._step("read back", ev.ReadBack(), Phase.VERIFYING)]',
+                'return [self._step("publish", ev.Publish(), Phase.PUBLISHING)]',
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="own-publication-not-known",
+        promise=Promise.NOTHING_STUCK_UNTOLD,
+        why="killed after the name was given: the next run takes its own file for another's",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.storage.partfile:PartFile.same_as",
+                "return self.exists and os.path.samestat(self._stat(), other)",
+                "return self.exists and os.path.samestat(self._stat(), other) and not other",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="staging-left-behind",
+        promise=Promise.BOUNDED,
+        why="each file that was got leaves its staging on the disk",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.runtime.fetch:FileFetch._publish",
+                "    await self._in_thread(self._staging.remove)\n",
+                "",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="failed-step-untold",
+        promise=Promise.NOTHING_STUCK_UNTOLD,
+        why="a step that fails for good (destination exists, EIO) leaves the transfer waiting",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.runtime.fetch:FileFetch._on_crash",
+                "self._feed(ev.Broken(error))",
+                "pass",
+            ),
+        ),
+    ),
+)
+
+SMALL_FILE_BUGS: Final = (
+    PlantedBug(
+        name="small-file-not-synced",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="a small file gets its name before its content is durable: a power cut leaves zeros",
+        unit="",
+        changes=(Edit(f"{_PLACER}:_sync_each", "os.fsync(each.fd)", "assert each.fd"),),
+    ),
+    PlantedBug(
+        name="small-directory-not-synced",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="small files that were told as placed are gone after a power cut",
+        unit="",
+        changes=(
+            Edit(
+                f"{_PLACER}:_sync_directory",
+                "descriptors.sync_directory(group[0].directory_fd)",
+                "assert group[0].directory_fd",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="small-file-clobbers",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="a small file replaces what somebody else has put there, unasked",
+        unit="",
+        changes=(
+            Edit(f"{_PLACER}:BatchPlacer._meet", "if not self._overwrite:", "if not name:"),
+        ),
+    ),
+)

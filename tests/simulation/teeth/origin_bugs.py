@@ -1,0 +1,194 @@
+"""Mistakes of an origin: whom it serves, how often, and what it gives away."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.simulation.teeth.bug import PlantedBug, Promise
+from tests.simulation.teeth.planting import Edit
+
+_GATE: Final = "chunkq.protocol.origin:Gate"
+_WORKER: Final = "chunkq.runtime.origin:OriginWorker"
+_REPLAYS: Final = "chunkq.storage.replays:ReplayStore"
+
+GATE_BUGS: Final = (
+    PlantedBug(
+        name="recipient-not-checked",
+        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
+        why="a request for another site takes a place in the replay record and in the quota",
+        unit="",
+        changes=(
+            Edit(
+                f"{_GATE}.admit",
+                "if self._holder(header.recipient) is None:",
+                "if not header.recipient:",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="expiry-ignored",
+        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
+        why="a request that a broker has kept back for days is answered",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.origin:_check_lifetime",
+                "if wall_ms > expires_ms + MAX_CLOCK_SKEW_MS:",
+                "if wall_ms > expires_ms + MAX_LIFETIME_MS:",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="replays-not-recorded",
+        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
+        why="a request that comes twice is acted upon twice",
+        unit="",
+        changes=(
+            Edit(
+                f"{_WORKER}._handle",
+                "if admitted.recordable and not"
+                " self._replays.record(header.sender, header.request_id):",
+                "if admitted.recordable and not header.sender:",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="replay-window-not-persisted",
+        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
+        why="after a restart of the machine the requests of before it count again",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.storage.replayfile:ReplayFile._recover",
+                "        each.doubtful = each.ceiling\n",
+                "        each.doubtful = 0\n",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="lost-record-taken-as-empty",
+        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
+        why="where the replay record is lost, whatever was recorded in it counts again",
+        unit="",
+        changes=(
+            Edit(
+                f"{_REPLAYS}._begin_anew",
+                "floor = epoch_floor_at(self._wall_ms())",
+                "floor = 0",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="signature-not-checked",
+        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
+        why="whoever knows a peer's id asks in its name",
+        unit="",
+        changes=(Edit(f"{_GATE}.admit", "    verify_request(raw, sender)\n", ""),),
+    ),
+    PlantedBug(
+        name="sender-not-pinned",
+        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
+        why="strangers fill the replay record",
+        unit="",
+        changes=(
+            Edit(
+                f"{_GATE}.admit",
+                "return self._admit_stranger(raw, now_s, wall_ms)",
+                'sender = SiteCard("stranger", header.sender, header.sender)',
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="revoked-peer-served",
+        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
+        why="a peer that is no longer trusted is answered",
+        unit="",
+        changes=(Edit(f"{_WORKER}._card_of", "if peer.distrust:", "if not peer.alias:"),),
+    ),
+    PlantedBug(
+        name="directory-read-once",
+        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
+        why="a worker that runs never hears of a revocation",
+        unit="",
+        changes=(
+            Edit(f"{_WORKER}._receive", "            self._directory.refresh()\n", ""),
+        ),
+    ),
+    PlantedBug(
+        name="grant-not-checked",
+        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
+        why="a peer gets what lies beside the prefix that was granted",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.settings.trust:Grant.covers",
+                'return not self.prefix or path == self.prefix or path.startswith(f"{self.prefix}/")',
+                "return path is not None",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="grant-checked-for-the-first-name-only",
+        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
+        why="in a request for many small files the names behind the first are served unseen",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.runtime.bundles:_runs",
+                "            share = None\n            if safe",
+                "            share = run.share if run else None\n            if run is None and safe",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="quota-not-enforced",
+        promise=Promise.BOUNDED,
+        why="a peer that floods is served as fast as it asks",
+        unit="",
+        changes=(
+            Edit(f"{_GATE}._over_quota", "if bucket.take(now_s):", "if bucket is not None:"),
+        ),
+    ),
+)
+
+ANSWER_BUGS: Final = (
+    PlantedBug(
+        name="nonce-reused",
+        promise=Promise.THE_BROKER_LEARNS_NOTHING,
+        why="all replies to one request are sealed with one nonce",
+        unit="",
+        changes=(
+            Edit("chunkq.protocol.seal:ReplySealer.seal", "seq = next(self._seqs)", "seq = 0"),
+        ),
+    ),
+    PlantedBug(
+        name="sealed-in-name-only",
+        promise=Promise.THE_BROKER_LEARNS_NOTHING,
+        why="a stream cipher forgotten: names and content can be read on the broker",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.aead:seal",
+                "    return packet\n",
+                "    ffi.memmove(start + len(header), ffi.from_buffer(body), len(body))\n"
+                "    return packet\n",
+            ),
+            Edit(
+                "chunkq.protocol.aead:_unseal",
+                "    if failed:\n",
+                "    size = len(sealed) - SEAL_SIZE_BYTES\n"
+                "    ffi.memmove(start, ffi.from_buffer(sealed), size)\n"
+                "    if failed and size < 0:\n",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="version-not-compared",
+        promise=Promise.COMPLETES,
+        why="an origin whose file has changed answers for the version before with the new bytes",
+        unit="",
+        changes=(
+            Edit("chunkq.runtime.answers:_version", "if head.root != root:", "if not root:"),
+        ),
+    ),
+)

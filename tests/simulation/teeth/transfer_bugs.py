@@ -1,0 +1,299 @@
+"""Mistakes of a requester: what it believes, what it asks for, and what it lets go of."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.simulation.teeth.bug import PlantedBug, Promise
+from tests.simulation.teeth.planting import Edit
+
+_TRANSFER: Final = "chunkq.protocol.transfer:Transfer"
+_LANDING: Final = "chunkq.runtime.landing:Landing"
+_PEER: Final = "chunkq.runtime.peer"
+
+BELIEF_BUGS: Final = (
+    PlantedBug(
+        name="leaf-not-checked",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="whatever an origin that lies sends under its seal is written and counted",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.runtime.assembler:Assembler._open",
+                "elif digest(room) != job.leaf:",
+                "elif not job.leaf:",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="page-not-proved",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="leaves that the signed head does not know are believed",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.manifest:verify_page",
+                "if page_digest(leaves) != expected:",
+                "if not expected:",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="manifest-signature-not-checked",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="a version that nobody signed is fetched and published",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.manifest:verify_head",
+                "    verify(card.verify_key, HEAD_DOMAIN, head_bytes, signature)\n",
+                "",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="stale-source-mixed",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="chunks of the version before count for the new one, uncompared",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.holding:Holding.begin",
+                "    self.bitmap = Bitmap(head.geometry.chunk_count)\n",
+                "    if self.bitmap.count != head.geometry.chunk_count:\n"
+                "        self.bitmap = Bitmap(head.geometry.chunk_count)\n",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="adopted-chunk-believed",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="a reply to an earlier process counts without being compared with its leaf",
+        unit="",
+        changes=(
+            Edit(
+                f"{_TRANSFER}._on_adopted",
+                "    self.doubtful.add(index)\n",
+                "    self._present(index, now)\n    return []\n",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="late-reply-of-older-version-accepted",
+        promise=Promise.COMPLETES,
+        why="late replies about the version before are bad chunks of an origin that is honest",
+        unit="",
+        changes=(
+            Edit(
+                f"{_LANDING}.take",
+                "(asked.version != transfer.version or leaf is None)",
+                "leaf is None",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="hole-not-punched",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="where the version before had data, a hole of the new one keeps it",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.holding:Holding.open_page",
+                "effects.append(ev.Punch(tuple(to_ranges(holes))))",
+                "pass",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="duplicate-counted-twice",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="the number of chunks present runs ahead of the bits: a slot that says so is refused",
+        unit="",
+        changes=(
+            Edit(f"{_LANDING}.take", " or index in self._writing", ""),
+            Edit(
+                "chunkq.protocol.bitmap:Bitmap.add",
+                "    if index in self:\n        return False\n",
+                "    if index in self:\n        self.present += 1\n        return False\n",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="bundle-content-not-checked",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="a small file is placed with other bytes than the origin signed",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.bundle:check_content",
+                " or digest(content) != record.content_digest",
+                "",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="bundle-signature-not-checked",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="small files are placed that nobody signed",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.bundle:open_bundle",
+                "    verify(card.verify_key, HEAD_DOMAIN, view[:head_size],"
+                " view[head_size:start])\n",
+                "",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="bundle-of-other-files-accepted",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="an answer about other names is taken for the one that was asked for",
+        unit="",
+        changes=(
+            Edit("chunkq.protocol.bundle:open_bundle", "if about != asked:", "if not about:"),
+        ),
+    ),
+    PlantedBug(
+        name="file-known-by-size-only",
+        promise=Promise.ONE_SIGNED_VERSION,
+        why="a file of the size that is listed counts as the one that is listed",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.storage.treeplace:TreePlace._has",
+                "        and status.st_mtime_ns == entry.mtime_ns\n",
+                "",
+            ),
+        ),
+    ),
+)
+
+ASKING_BUGS: Final = (
+    PlantedBug(
+        name="timer-not-armed-after-resume",
+        promise=Promise.COMPLETES,
+        why="a transfer that is taken up again asks for nothing",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.runtime.fetch:FileFetch._begin",
+                "    self._feed(ev.Tick())\n",
+                "    if resumed is None:\n        self._feed(ev.Tick())\n",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="lost-request-never-asked-again",
+        promise=Promise.COMPLETES,
+        why="what the broker loses is waited for until patience ends",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.asking:Asking.give_up_overdue",
+                "for lane in self.live:",
+                "for lane in self.live[:0]:",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="duplicate-never-let-go",
+        promise=Promise.COMPLETES,
+        why="what nobody wants is never acknowledged: the carrier stops giving",
+        unit="",
+        changes=(
+            Edit(f"{_LANDING}.take", "        asked.peer.requester.done(delivery)\n", ""),
+        ),
+    ),
+    PlantedBug(
+        name="stale-ack-obeyed",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="an acknowledgement from before a reconnect lets go of another delivery",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.runtime.inbox:Inbox.done",
+                "if delivery.generation == self._generation:",
+                "if delivery.tag in self._open:",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="patience-without-end",
+        promise=Promise.NOTHING_STUCK_UNTOLD,
+        why="an origin that is gone for good is waited for for good",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.patience:Patience.exhausted",
+                "if not self._expecting or now < self._heard_at + self._limit_s:",
+                "if now >= 0:",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="refusal-swallowed",
+        promise=Promise.NOTHING_STUCK_UNTOLD,
+        why="a file that is not there is asked for again and again",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.strikes:final_refusal",
+                'return NotFound(detail or "no such file there, or this site may not see it")',
+                "return None",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="epoch-floor-ignored",
+        promise=Promise.COMPLETES,
+        why="an origin that lost its replay record refuses every later request",
+        unit="",
+        changes=(
+            Edit(
+                f"{_PEER}:PeerLink.heed",
+                "self.requester.new_epoch(refusal.epoch_floor)",
+                "pass",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="clock-offset-ignored",
+        promise=Promise.COMPLETES,
+        why="a requester whose clock is ahead is refused for ever",
+        unit="",
+        changes=(
+            Edit(
+                f"{_PEER}:PeerLink.heed",
+                "self.clock_offset_ms += refusal.offset_ms",
+                "pass",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="epoch-not-new",
+        promise=Promise.THE_BROKER_LEARNS_NOTHING,
+        why="after a restart a request id comes twice under one ephemeral: a nonce used twice",
+        unit="",
+        changes=(
+            Edit(
+                f"{_PEER}:Requester.new_epoch",
+                "epoch = (self.clock.wall_ms() << EPOCH_RANDOM_BITS) | random",
+                "epoch = (1_700_000_000_000 << EPOCH_RANDOM_BITS) + 0 * random",
+            ),
+        ),
+    ),
+    PlantedBug(
+        name="window-miscounted",
+        promise=Promise.BOUNDED,
+        why="each late reply makes room for one more than there is",
+        unit="",
+        changes=(
+            Edit(
+                "chunkq.protocol.window:Window.came_late",
+                "    self.outstanding += 1\n",
+                "",
+            ),
+        ),
+    ),
+)
