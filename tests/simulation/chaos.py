@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.simulation.disk import NO_FAULTS, DiskFaults
 from tests.simulation.loop import NEVER, Running
+from tests.simulation.intruders import intrude, withdraw
 from tests.simulation.sites_of import ROOMY_PAGES, write_source
 from tests.simulation.workload import Source, content
 
@@ -56,6 +57,8 @@ class Chaos:
             "pause_every": self._pause,
             "change_every": self._change,
             "vanish_every": self._vanish,
+            "revoke_every": lambda random: self._world.trust.revoke(self._world, random),
+            "intrude_every": lambda random: intrude(self._world, random),
         }
         world = self._world
         for name, fire in kinds.items():
@@ -98,6 +101,8 @@ class Chaos:
                 write_source(world, source)
         world.broker.down_until_s = min(world.broker.down_until_s, world.clock.now_s)
         world.broker.adversary = None
+        world.trust.restore()
+        withdraw(world)
 
     def _arm(self, name: str, fire: Callable[[Random], None]) -> None:
         random = self._random(name)

@@ -63,6 +63,9 @@ class Faults:
     vanish_every: float = 0.0
     # requesters
     flood_every: float = 0.0
+    # operators and users (new faults at the end: what a seed draws for the others stays)
+    revoke_every: float = 0.0
+    intrude_every: float = 0.0
 
     @classmethod
     def draw(cls, random: Random) -> Self:

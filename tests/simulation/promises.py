@@ -12,17 +12,21 @@ from typing import TYPE_CHECKING
 from chunkq.errors import ChunkqError, DestinationExists
 from chunkq.ports import Mailbox, PeerRef
 from chunkq.protocol import cbor
+from chunkq.protocol.digest import digest
 from chunkq.protocol.geometry import from_ranges
 from chunkq.protocol.limits import MAX_CLOCK_SKEW_MS
 from chunkq.protocol.messages import Chunks, Request
 from chunkq.protocol.packet import ReplyKind, RequestId, RequestKind
 from chunkq.runtime.progress import FetchResult
 from chunkq.storage.transferid import transfer_id
+from tests.simulation.asked_for import path_asked_for
 from tests.simulation.broker import Packet
 from tests.simulation.inodes import Directory, File
 from tests.simulation.inspect_disk import Slot, find, newest_slot, read, read_at, walk
+from tests.simulation.intruders import INTRUDER
 from tests.simulation.loop import Running
 from tests.simulation.process import current
+from tests.simulation.staged_checks import StagedChecks
 from tests.simulation.versions import version_with
 from tests.simulation.workload import SECRET_SHARE, SHARE, Job, keys_of, ref_of
 
@@ -89,7 +93,9 @@ class Promises:
         #: Who has used a request id.
         self._askers: dict[bytes, set[str]] = {}
         self._nonces: set[tuple[bytes, int]] = set()
+        self._staged = StagedChecks(world)
         self._acted: dict[tuple[str, bytes, bytes], float] = {}
+        self._came_s: dict[tuple[str, bytes, bytes], float] = {}
         self._fresh: set[tuple[str, bytes, bytes]] = set()
         self._begun: dict[Job, Begun] = {}
         self._acts: dict[tuple[Running, str], list[float]] = {}
@@ -130,6 +136,8 @@ class Promises:
         elif header[4] in (ReplyKind.CHUNK, ReplyKind.MANIFEST):
             index = int.from_bytes(header[64:72], "big")
             self.sealed[packet] = (header[4], index, header[8:24])
+            if header[4] == ReplyKind.MANIFEST:
+                self._check_grant(process, header[8:24])
 
     def published(self, by: Running, to: Mailbox, body: bytes) -> None:
         for name in self._names:
@@ -148,6 +156,7 @@ class Promises:
         if mailbox.kind != "req" or len(body) < 140:
             return
         wall_ms = self.world.hosts[to.host].wall_ms()
+        self._came_s[to.host, body[8:40], body[72:88]] = self.world.clock.now_s
         if _is_timely(body[88:96], body[96:104], wall_ms):
             self._fresh.add((to.host, body[8:40], body[72:88]))
 
@@ -177,7 +186,28 @@ class Promises:
         wall_ms = self.world.hosts[process.host].wall_ms()
         if place not in self._fresh and not _is_timely(issued, expires, wall_ms):
             self.fail(5, f"{what}, which has expired, or is of the future")
+        lost_s = self.world.trust.lost_at_s(site, peer.alias)
+        if lost_s is not None and self._came_s.get(place, 0.0) > lost_s:
+            self.fail(5, f"{what}, who is not trusted since {lost_s:.1f} s")
         self._check_quota(process, peer.alias)
+
+    def remembering(self, process: Running, site: str, sender: bytes, request: RequestId) -> None:
+        """An origin is about to take a request down: that is an effect, too (promise 5)."""
+        what = f"{process.name} takes down {request.to_bytes().hex()}"
+        asked = self.asked.get((sender, request.to_bytes()))
+        if asked is None:
+            self.fail(5, f"{what}, which was never asked")
+        elif asked.recipient != keys_of(site).site_id:
+            self.fail(5, f"{what}, which is for another site")
+
+    def _check_grant(self, by: Running, number: bytes) -> None:
+        """What an origin sends of a file is for who may see it (promise 5)."""
+        for sender, asked_number in [each for each in self.asked if each[1] == number]:
+            asked = self.asked[sender, asked_number]
+            alias = next(iter(self.world.sites_of([sender])), "")
+            path = path_asked_for(asked.kind, asked.body)
+            if path is not None and not self.world.trust.may_see(alias, path):
+                self.fail(5, f"{by.name} gives {path} to {alias}, who may not see it")
 
     def _check_quota(self, process: Running, alias: str) -> None:
         """Promise 7: so many requests a second, and a burst."""
@@ -212,6 +242,8 @@ class Promises:
         """Promise 2: who acknowledges a chunk has it durably, or holds another copy of it."""
         if mailbox.kind != "rep":
             return
+        if (what := self._staged.miscounted_window(by)) is not None:
+            self.fail(7, what)
         for packet in packets:
             sealed = self.sealed.get(packet.body)
             if sealed is None or sealed[0] != ReplyKind.CHUNK:
@@ -270,6 +302,9 @@ class Promises:
             slot = self.slot_of(job, durable=True)
             if slot is not None:
                 self._check_data(job, slot, slot.bits, durable=True)
+            name = f"{job_transfer_id(job)}.manifest"
+            if (what := self._staged.unsigned_manifest(job, name)) is not None:
+                self.fail(1, what)
 
     def before_crash(self, host: str) -> dict[Job, Slot | None]:
         return {job: self.slot_of(job, durable=True) for job in self._jobs_at(host)}
@@ -331,6 +366,8 @@ class Promises:
         final = read(inode)
         if self.world.is_rotten(job.site):
             return None
+        if job in self.world.intruded:
+            return None if final == INTRUDER else self.fail(1, f"{job}: replaced, unasked")
         if final not in job.source.versions:
             self.fail(1, f"{job}: {len(final or b'')} bytes that are no version of the source")
         elif job.done and final != job.final:
@@ -348,6 +385,8 @@ class Promises:
             return self.fail(3, f"{job}: done, and there is no file")
         job.done, job.final = True, final
         self.world.job_done(job)
+        if job in self.world.intruded:
+            self.fail(1, f"{job}: done, in the place of somebody else's file")
         if self.world.is_rotten(job.site):
             return None
         if final not in job.source.versions:
@@ -357,6 +396,8 @@ class Promises:
         for suffix in (".part", ".state", ".manifest", ".new"):
             if find(disk, f"/sim/{job.site}/inbox/.chunkq/{name}{suffix}") is not None:
                 self.fail(3, f"{job}: done, and {suffix} is left behind")
+        if result.content_digest != digest(final):
+            self.fail(1, f"{job}: done, and told with another digest than it has")
         if result.size_bytes != len(final):
             self.fail(3, f"{job}: {result.size_bytes} bytes are told, {len(final)} are there")
         alone = len(job.source.versions) == 1 and not self.world.faulty_disk(job.site)
@@ -371,7 +412,8 @@ class Promises:
         if isinstance(error, DestinationExists) and (self.world.drawn.change_every or rotten):
             # Published, then killed before it could say so; now it is not what the origin has.
             final = read(find(self.world.disks[job.site], job.destination))
-            if final in job.source.versions or (final is not None and rotten):
+            ours = final in job.source.versions or (final is not None and rotten)
+            if ours and job not in self.world.intruded:
                 job.done, job.final = True, final or b""
                 return self.world.job_done(job)
         faults = self.world.drawn
@@ -384,6 +426,7 @@ class Promises:
             "PeerRefused": bool(faults.false_refusal or self._lies),
             "IntegrityError": bool(self._lies or self.world.faulty_disk(job.site)),
             "OtherVersion": bool(faults.change_every),
+            "DestinationExists": bool(faults.change_every or faults.intrude_every),
             "SourceChanging": bool(faults.change_every or faults.false_refusal),
         }
         storage = self.world.faulty_disk(job.site) or self.world.faulty_disk(job.origins[0])

@@ -9,23 +9,21 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from chunkq.ports import Buffer, Heard, PeerRef, Share
+from chunkq.ports import Buffer, PeerRef
 from chunkq.protocol import cbor
 from chunkq.protocol.manifest import Head, decode_head, encode_head, sign_head
 from chunkq.protocol.messages import ManifestReply, Refusal, RefusalReason, Request
 from chunkq.protocol.packet import ReplyKind
 from chunkq.protocol.seal import ReplySealer
-from chunkq.protocol.succession import Said
 from chunkq.runtime.answers import Answers
 from chunkq.runtime.manifests import Manifests
 from chunkq.runtime.origin import OriginWorker
 from chunkq.runtime.replies import Replies
 from chunkq.storage import hashing
 from chunkq.storage.manifests import ManifestStore
-from chunkq.storage.replays import ReplayStore
-from chunkq.storage.source import DirectoryShare
 from tests.simulation.hosts import ProcessClock
 from tests.simulation.loop import Running
+from tests.simulation.trust import Pinned, WatchedReplays
 from tests.simulation.workload import CHUNK_BYTES, SHARE, keys_of, ref_of
 
 if TYPE_CHECKING:
@@ -36,29 +34,6 @@ REQUESTS_PER_S = 50.0
 CONCURRENCY = 8
 #: What an origin that stalls takes longer.
 STALL_S = 30.0
-
-
-class Pinned:
-    """`ports.Directory`: the peers of one origin, and what each may see."""
-
-    def __init__(self, root: str, peers: tuple[str, ...]) -> None:
-        self._peers = {ref_of(site).card.site_id: ref_of(site) for site in peers}
-        self._share = DirectoryShare(f"{root}/share")
-
-    def refresh(self) -> None:
-        """It never changes."""
-
-    def peer(self, site_id: bytes) -> PeerRef | None:
-        return self._peers.get(site_id)
-
-    def share(self, peer: PeerRef, share: str, path: str) -> Share | None:
-        return self._share if share == SHARE else None
-
-    def chunk_size(self, share: str) -> int:
-        return CHUNK_BYTES
-
-    def heed(self, statement: Said) -> Heard:
-        raise AssertionError("nobody changes keys here")
 
 
 class WatchedAnswers(Answers):
@@ -177,7 +152,7 @@ async def serve(world: World, process: Running, site: str) -> None:
     clock = ProcessClock(host, loop.time, process)
     keys = keys_of(site)
     transport = world.broker.connect(process, site)
-    directory = Pinned(root, world.peers_of(site))
+    directory = Pinned(world, root, site, world.peers_of(site))
     pool = ThreadPoolExecutor(1)  # never starts a thread: the loop does the work itself
 
     def build(*arguments: Any) -> tuple[Head, bytes]:
@@ -202,7 +177,7 @@ async def serve(world: World, process: Running, site: str) -> None:
         address=site,
         transport=transport,
         directory=directory,
-        replays=ReplayStore(f"{root}/state/replays", boot_id=host.boot_id, wall_ms=host.wall_ms),
+        replays=WatchedReplays(f"{root}/state/replays", boot_id=host.boot_id, wall_ms=host.wall_ms).watched_by(world, process, site),
         answers=answers,
         clock=clock,
         entropy=world.entropy,

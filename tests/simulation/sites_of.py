@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from chunkq.storage.replays import ReplayStore
 from tests.simulation.disk import NO_FAULTS, Disk
 from tests.simulation.inodes import Directory, File
-from tests.simulation.inspect_disk import walk
+from tests.simulation.inspect_disk import find, walk
 from tests.simulation.workload import Source, keys_of
 
 if TYPE_CHECKING:
@@ -64,6 +64,20 @@ def write_source(
             os.replace(f"{path}.new", path)
         settle(disk)
         disk.capacity_pages, disk.faults = before
+
+
+def settle_file(disk: Disk, path: str, data: bytes) -> None:
+    """A new file, durable together with its name, whatever the disk says to others."""
+    before = disk.capacity_pages, disk.faults
+    disk.capacity_pages, disk.faults = ROOMY_PAGES, NO_FAULTS
+    _write(path, data)
+    disk.capacity_pages, disk.faults = before
+    directory = find(disk, os.path.dirname(path))
+    inode = find(disk, path)
+    assert isinstance(directory, Directory)
+    assert isinstance(inode, File)
+    inode.sync(data_only=False)
+    disk.sync_directory(directory)
 
 
 def settle(disk: Disk) -> None:

@@ -35,6 +35,7 @@ from tests.simulation.serving import serve
 from tests.simulation.sites_of import images
 from tests.simulation.streams import Streams
 from tests.simulation.trace import Trace
+from tests.simulation.trust import Trust
 from tests.simulation.workload import FLOODER, Job, Workload
 
 #: After the faults have stopped, a transfer may take so long: patience, back-offs, stalls.
@@ -140,6 +141,9 @@ class World:
         self.running: dict[Job, asyncio.Task[None]] = {}
         self.paused: set[Job] = set()
         self.bystanders: dict[str, bytes] = {}
+        self.trust = Trust()
+        #: Jobs at whose destination somebody else has put a file.
+        self.intruded: set[Job] = set()
         self.is_over = False
         #: No faults any more.
         self.is_calm = False

@@ -20,10 +20,8 @@ COMMIT_BUGS: Final = (
         changes=(
             Edit(
                 f"{_COMMITTING}._commit_blocking",
-                "    self._staging.part.sync()\n    self._staging.settle()\n"
-                "    self._staging.state.store(state)\n",
-                "    self._staging.settle()\n    self._staging.state.store(state)\n"
-                "    self._staging.part.sync()\n",
+                "    self._staging.part.sync()\n    self._store_blocking(state)\n",
+                "    self._store_blocking(state)\n    self._staging.part.sync()\n",
             ),
         ),
     ),
@@ -76,12 +74,11 @@ COMMIT_BUGS: Final = (
         unit="",
         changes=(
             Edit(f"{_STATE}:StateFile.store", "state.generation % 2", "0"),
-            Edit(f"{_STATE}:_decode_slot", " or generation % 2 != number", ""),
         ),
     ),
     PlantedBug(
         name="generation-not-raised",
-        promise=Promise.COMPLETES,
+        promise=Promise.NOTHING_STUCK_UNTOLD,
         why="the second commit is refused by the state file",
         unit="",
         changes=(Edit(f"{_COMMITTING}.commit", "self._generation += 1", "pass"),),
@@ -140,7 +137,7 @@ COMMIT_BUGS: Final = (
     ),
     PlantedBug(
         name="recheck-believed",
-        promise=Promise.ONE_SIGNED_VERSION,
+        promise=Promise.A_CRASH_COSTS_LITTLE,
         why="whatever a part file without its bitmap holds is taken for what it should",
         unit="",
         changes=(
@@ -152,29 +149,12 @@ COMMIT_BUGS: Final = (
         ),
     ),
     PlantedBug(
-        name="manifest-not-compared-with-state",
-        promise=Promise.ONE_SIGNED_VERSION,
-        why="bits of the version before are believed of the one whose manifest was saved last",
+        name="bits-of-older-version-stand",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="the part file is cut for a new version while the slot still speaks of the old one",
         unit="",
         changes=(
-            Edit(
-                "chunkq.runtime.resuming:look",
-                "if head.root != state.root:",
-                "if head.geometry.chunk_count != state.bitmap.count:",
-            ),
-        ),
-    ),
-    PlantedBug(
-        name="short-part-file-believed",
-        promise=Promise.COMPLETES,
-        why="a part file that was cut or deleted is taken for what its bitmap says",
-        unit="",
-        changes=(
-            Edit(
-                "chunkq.storage.partfile:PartFile.matches",
-                "return self.exists and self.size_bytes == geometry.size_bytes",
-                "return geometry.size_bytes >= 0",
-            ),
+            Edit(f"{_COMMITTING}.restart", "if not self._generation:", "if head is not None:"),
         ),
     ),
     PlantedBug(
@@ -204,7 +184,7 @@ PUBLISH_BUGS: Final = (
     ),
     PlantedBug(
         name="directory-not-synced",
-        promise=Promise.A_CRASH_COSTS_LITTLE,
+        promise=Promise.ONE_SIGNED_VERSION,
         why="staging is removed while the final name is in memory only: a power cut takes both",
         unit="",
         changes=(
@@ -270,7 +250,7 @@ PUBLISH_BUGS: Final = (
     ),
     PlantedBug(
         name="staging-left-behind",
-        promise=Promise.BOUNDED,
+        promise=Promise.NOTHING_STUCK_UNTOLD,
         why="each file that was got leaves its staging on the disk",
         unit="",
         changes=(
@@ -283,7 +263,7 @@ PUBLISH_BUGS: Final = (
     ),
     PlantedBug(
         name="failed-step-untold",
-        promise=Promise.NOTHING_STUCK_UNTOLD,
+        promise=Promise.COMPLETES,
         why="a step that fails for good (destination exists, EIO) leaves the transfer waiting",
         unit="",
         changes=(

@@ -14,7 +14,7 @@ _PEER: Final = "chunkq.runtime.peer"
 BELIEF_BUGS: Final = (
     PlantedBug(
         name="leaf-not-checked",
-        promise=Promise.ONE_SIGNED_VERSION,
+        promise=Promise.A_CRASH_COSTS_LITTLE,
         why="whatever an origin that lies sends under its seal is written and counted",
         unit="",
         changes=(
@@ -27,7 +27,7 @@ BELIEF_BUGS: Final = (
     ),
     PlantedBug(
         name="page-not-proved",
-        promise=Promise.ONE_SIGNED_VERSION,
+        promise=Promise.A_CRASH_COSTS_LITTLE,
         why="leaves that the signed head does not know are believed",
         unit="",
         changes=(
@@ -53,7 +53,7 @@ BELIEF_BUGS: Final = (
     ),
     PlantedBug(
         name="stale-source-mixed",
-        promise=Promise.ONE_SIGNED_VERSION,
+        promise=Promise.A_CRASH_COSTS_LITTLE,
         why="chunks of the version before count for the new one, uncompared",
         unit="",
         changes=(
@@ -67,7 +67,7 @@ BELIEF_BUGS: Final = (
     ),
     PlantedBug(
         name="adopted-chunk-believed",
-        promise=Promise.ONE_SIGNED_VERSION,
+        promise=Promise.A_CRASH_COSTS_LITTLE,
         why="a reply to an earlier process counts without being compared with its leaf",
         unit="",
         changes=(
@@ -80,7 +80,7 @@ BELIEF_BUGS: Final = (
     ),
     PlantedBug(
         name="late-reply-of-older-version-accepted",
-        promise=Promise.COMPLETES,
+        promise=Promise.NOTHING_STUCK_UNTOLD,
         why="late replies about the version before are bad chunks of an origin that is honest",
         unit="",
         changes=(
@@ -93,7 +93,7 @@ BELIEF_BUGS: Final = (
     ),
     PlantedBug(
         name="hole-not-punched",
-        promise=Promise.ONE_SIGNED_VERSION,
+        promise=Promise.A_CRASH_COSTS_LITTLE,
         why="where the version before had data, a hole of the new one keeps it",
         unit="",
         changes=(
@@ -220,7 +220,7 @@ ASKING_BUGS: Final = (
     ),
     PlantedBug(
         name="patience-without-end",
-        promise=Promise.NOTHING_STUCK_UNTOLD,
+        promise=Promise.COMPLETES,
         why="an origin that is gone for good is waited for for good",
         unit="",
         changes=(
@@ -233,7 +233,7 @@ ASKING_BUGS: Final = (
     ),
     PlantedBug(
         name="refusal-swallowed",
-        promise=Promise.NOTHING_STUCK_UNTOLD,
+        promise=Promise.COMPLETES,
         why="a file that is not there is asked for again and again",
         unit="",
         changes=(
@@ -268,6 +268,15 @@ ASKING_BUGS: Final = (
                 "self.clock_offset_ms += refusal.offset_ms",
                 "pass",
             ),
+        ),
+    ),
+    PlantedBug(
+        name="clock-offset-never-doubted",
+        promise=Promise.COMPLETES,
+        why="after a clock was set right, or an origin has lied about it, requests are dropped",
+        unit="",
+        changes=(
+            Edit(f"{_PEER}:PeerLink._doubt_offset", "self.clock_offset_ms = 0", "pass"),
         ),
     ),
     PlantedBug(
