@@ -221,8 +221,14 @@ class ReplayFile:
         number = min(range(len(epochs)), key=lambda each: epochs[each].epoch)
         self._durable.floor = max(self._durable.floor, epochs[number].epoch)
         epochs[number] = _Epoch(epoch, ceiling)
+        top = self._mark(number)[0]
+        self._set_mark(number, top, busy=1)
+        try:
+            self._write()
+        except StorageError:
+            self._set_mark(number, top, busy=0)  # the oldest stands, with all that it remembers
+            raise
         self._clear(number, top=0)
-        self._write()
         return number
 
     def raise_ceiling(self, number: int, ceiling: int) -> None:
@@ -266,9 +272,10 @@ class ReplayFile:
                 descriptors.write_full(self._fd, 0, [after])
             self._sync()
         except StorageError:
+            # First of all here: what is not on the disk no other worker would know of.
+            self._durable = _Durable.decode(before, self._peer)
             with storage_errors("write", self.path):
                 descriptors.write_full(self._fd, 0, [before])
-            self._durable = _Durable.decode(before, self._peer)
             raise
         self._raw = after
 

@@ -256,6 +256,35 @@ def test_a_new_epoch_that_cannot_be_made_durable_is_refused(
     assert store.record(PEER, request(0))
 
 
+def test_a_new_epoch_that_cannot_be_written_is_not_remembered_by_one_worker_alone(
+    store: ReplayStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next one begins it anew, and what the first has recorded counts again."""
+    with monkeypatch.context() as patch:
+        FailingCall(patch, "pwritev", errno.EIO, times=2)
+        with pytest.raises(StorageError):
+            store.record(PEER, request(0))
+    assert store.record(PEER, request(0))
+    assert open_store(path).record(PEER, request(1))
+
+    assert not store.record(PEER, request(0))
+
+
+def test_the_oldest_epoch_keeps_its_requests_if_its_place_cannot_be_taken(
+    store: ReplayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was acted upon in it must not count again."""
+    for number in range(MAX_EPOCHS_PER_PEER):
+        store.record(PEER, request(0, EPOCH + number))
+    with monkeypatch.context() as patch:
+        FailingCall(patch, "fdatasync", errno.EIO)
+        with pytest.raises(SyncFailed):
+            store.record(PEER, request(0, LATER))
+
+    assert not store.record(PEER, request(0))
+    assert store.record(PEER, request(1))
+
+
 def test_the_boot_id_of_this_machine_does_not_change() -> None:
     """While it runs."""
     assert 16 == len(current_boot_id())
