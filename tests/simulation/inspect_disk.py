@@ -87,6 +87,7 @@ def newest_slot(file: Inode | None, transfer_id: str, *, durable: bool = False) 
         slot
         for number in (0, 1)
         if (slot := _slot(file, _FIRST_SLOT + number * _STRIDE, transfer_id, durable=durable))
+        and slot.generation % 2 == number
     ]
     return max(slots, key=lambda slot: slot.generation, default=None)
 

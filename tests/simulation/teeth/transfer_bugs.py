@@ -92,21 +92,8 @@ BELIEF_BUGS: Final = (
         ),
     ),
     PlantedBug(
-        name="hole-not-punched",
-        promise=Promise.A_CRASH_COSTS_LITTLE,
-        why="where the version before had data, a hole of the new one keeps it",
-        unit="",
-        changes=(
-            Edit(
-                "chunkq.protocol.holding:Holding.open_page",
-                "effects.append(ev.Punch(tuple(to_ranges(holes))))",
-                "pass",
-            ),
-        ),
-    ),
-    PlantedBug(
         name="duplicate-counted-twice",
-        promise=Promise.A_CRASH_COSTS_LITTLE,
+        promise=Promise.COMPLETES,
         why="the number of chunks present runs ahead of the bits: a slot that says so is refused",
         unit="",
         changes=(
@@ -202,7 +189,20 @@ ASKING_BUGS: Final = (
         why="what nobody wants is never acknowledged: the carrier stops giving",
         unit="",
         changes=(
-            Edit(f"{_LANDING}.take", "        asked.peer.requester.done(delivery)\n", ""),
+            Edit(f"{_LANDING}.take", "        self._let_go(asked, index, delivery)\n", ""),
+        ),
+    ),
+    PlantedBug(
+        name="duplicate-let-go-too-early",
+        promise=Promise.A_CRASH_COSTS_LITTLE,
+        why="a second copy is acknowledged while the first is being written, and may come to nothing",
+        unit="",
+        changes=(
+            Edit(
+                f"{_LANDING}.take",
+                "self._let_go(asked, index, delivery)",
+                "asked.peer.requester.done(delivery)",
+            ),
         ),
     ),
     PlantedBug(
@@ -228,45 +228,6 @@ ASKING_BUGS: Final = (
                 "chunkq.protocol.patience:Patience.exhausted",
                 "if not self._expecting or now < self._heard_at + self._limit_s:",
                 "if now >= 0:",
-            ),
-        ),
-    ),
-    PlantedBug(
-        name="refusal-swallowed",
-        promise=Promise.COMPLETES,
-        why="a file that is not there is asked for again and again",
-        unit="",
-        changes=(
-            Edit(
-                "chunkq.protocol.strikes:final_refusal",
-                'return NotFound(detail or "no such file there, or this site may not see it")',
-                "return None",
-            ),
-        ),
-    ),
-    PlantedBug(
-        name="epoch-floor-ignored",
-        promise=Promise.COMPLETES,
-        why="an origin that lost its replay record refuses every later request",
-        unit="",
-        changes=(
-            Edit(
-                f"{_PEER}:PeerLink.heed",
-                "self.requester.new_epoch(refusal.epoch_floor)",
-                "pass",
-            ),
-        ),
-    ),
-    PlantedBug(
-        name="clock-offset-ignored",
-        promise=Promise.COMPLETES,
-        why="a requester whose clock is ahead is refused for ever",
-        unit="",
-        changes=(
-            Edit(
-                f"{_PEER}:PeerLink.heed",
-                "self.clock_offset_ms += refusal.offset_ms",
-                "pass",
             ),
         ),
     ),
