@@ -7,8 +7,8 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from tests.simulation.disk import NO_FAULTS, DiskFaults
-from tests.simulation.loop import NEVER, Running
 from tests.simulation.intruders import intrude, withdraw
+from tests.simulation.loop import NEVER, Running
 from tests.simulation.sites_of import ROOMY_PAGES, write_source
 from tests.simulation.workload import Source, content
 

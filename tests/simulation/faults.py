@@ -66,6 +66,7 @@ class Faults:
     # operators and users (new faults at the end: what a seed draws for the others stays)
     revoke_every: float = 0.0
     intrude_every: float = 0.0
+    bad_listing: float = 0.0
 
     @classmethod
     def draw(cls, random: Random) -> Self:
@@ -124,6 +125,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "bad_page": (0.1, 0.7),
     "bad_manifest": (0.1, 0.7),
     "bad_length": (0.02, 0.5),
+    "bad_listing": (0.1, 0.7),
     "false_refusal": (0.05, 0.6),
     "stall": (0.05, 0.5),
     "flood_every": (0.005, 0.1),

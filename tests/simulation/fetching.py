@@ -20,6 +20,7 @@ from chunkq.storage.statefile import StateHeader
 from chunkq.storage.transferid import transfer_id
 from tests.simulation.hosts import ProcessClock
 from tests.simulation.loop import Running
+from tests.simulation.trees import get_tree
 from tests.simulation.workload import CHUNK_BYTES, SHARE, Job, keys_of, ref_of
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ async def fetch(world: World, process: Running, site: str) -> None:
         jobs = [job for job in world.workload.jobs if job.site == site and not job.done]
         try:
             async with asyncio.TaskGroup() as group:
+                if world.drawn.bad_listing:
+                    group.create_task(get_tree(desk))
                 for job in jobs:
                     group.create_task(_pursue(desk, job))
         finally:

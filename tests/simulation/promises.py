@@ -27,12 +27,15 @@ from tests.simulation.intruders import INTRUDER
 from tests.simulation.loop import Running
 from tests.simulation.process import current
 from tests.simulation.staged_checks import StagedChecks
+from tests.simulation.trees import TREE, leads_out
 from tests.simulation.versions import version_with
 from tests.simulation.workload import SECRET_SHARE, SHARE, Job, keys_of, ref_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+#: What directories there are on a requester's host, and where more may be made.
+_DIRECTORIES = ("/etc", "/inbox/.chunkq", f"/inbox/{TREE}", "/state")
 #: Of a plaintext, so much must not be seen in a packet: no accident in a world.
 _PROBE_BYTES = 16
 #: What a promise is called in one line.
@@ -204,7 +207,7 @@ class Promises:
         """What an origin sends of a file is for who may see it (promise 5)."""
         for sender, asked_number in [each for each in self.asked if each[1] == number]:
             asked = self.asked[sender, asked_number]
-            alias = next(iter(self.world.sites_of([sender])), "")
+            alias = asked.by.host
             path = path_asked_for(asked.kind, asked.body)
             if path is not None and not self.world.trust.may_see(alias, path):
                 self.fail(5, f"{by.name} gives {path} to {alias}, who may not see it")
@@ -347,6 +350,12 @@ class Promises:
         finals = {job.destination[len(f"/sim/{host}") :]: job for job in self._jobs_at(host)}
         for path, inode in walk(world.disks[host]):
             if isinstance(inode, Directory):
+                if not path.startswith(_DIRECTORIES) and path not in ("/inbox", "/elsewhere"):
+                    self.fail(6, f"{host}{path} was made")
+                continue
+            if path.startswith(f"/inbox/{TREE}/"):
+                if leads_out(path, inode):
+                    self.fail(6, f"{host}{path} is a link that leads out")
                 continue
             job = finals.get(path)
             if job is not None:

@@ -23,8 +23,9 @@ from chunkq.storage import hashing
 from chunkq.storage.manifests import ManifestStore
 from tests.simulation.hosts import ProcessClock
 from tests.simulation.loop import Running
+from tests.simulation.trees import bad_listing
 from tests.simulation.trust import Pinned, WatchedReplays
-from tests.simulation.workload import CHUNK_BYTES, SHARE, keys_of, ref_of
+from tests.simulation.workload import CHUNK_BYTES, keys_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -76,6 +77,7 @@ class Liar:
             ("bad_length", ReplyKind.CHUNK, _bad_length),
             ("bad_page", ReplyKind.PAGE, _bad_chunk),
             ("bad_manifest", ReplyKind.MANIFEST, self._bad_manifest),
+            ("bad_listing", ReplyKind.LISTING, bad_listing),
         )
         for name, lied_about, lie in lies:
             share = getattr(faults, name)
@@ -177,7 +179,9 @@ async def serve(world: World, process: Running, site: str) -> None:
         address=site,
         transport=transport,
         directory=directory,
-        replays=WatchedReplays(f"{root}/state/replays", boot_id=host.boot_id, wall_ms=host.wall_ms).watched_by(world, process, site),
+        replays=WatchedReplays(
+            f"{root}/state/replays", boot_id=host.boot_id, wall_ms=host.wall_ms
+        ).watched_by(world, process, site),
         answers=answers,
         clock=clock,
         entropy=world.entropy,

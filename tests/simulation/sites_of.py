@@ -9,6 +9,7 @@ from chunkq.storage.replays import ReplayStore
 from tests.simulation.disk import NO_FAULTS, Disk
 from tests.simulation.inodes import Directory, File
 from tests.simulation.inspect_disk import find, walk
+from tests.simulation.trees import lay_out_origin, lay_out_requester
 from tests.simulation.workload import Source, keys_of
 
 if TYPE_CHECKING:
@@ -29,9 +30,13 @@ def images(world: World) -> None:
         for path, data in BYSTANDERS.items():
             _write(f"/sim/{site}{path}", data)
         os.makedirs(f"/sim/{site}/state", exist_ok=True)
+        if world.drawn.bad_listing:
+            lay_out_requester(site)
     world.bystanders = dict(BYSTANDERS)
     for site in world.workload.origins:
         os.makedirs(f"/sim/{site}/share", exist_ok=True)
+        if world.drawn.bad_listing:
+            lay_out_origin(site)
         os.makedirs(f"/sim/{site}/state", exist_ok=True)
         host = world.hosts[site]
         replays = ReplayStore(

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 _CONTEXT: Final = "chunkq 1 staged manifest"
 
 
-
-
 class StagedChecks:
     """`said` of each check: what is wrong, or None."""
 
@@ -41,7 +39,9 @@ class StagedChecks:
         manifest = cbor.decode(ManifestReply, body)
         for origin in job.origins:
             try:
-                verify(ref_of(origin).card.verify_key, HEAD_DOMAIN, manifest.head, manifest.signature)
+                verify(
+                    ref_of(origin).card.verify_key, HEAD_DOMAIN, manifest.head, manifest.signature
+                )
             except PacketError:
                 continue
             self._signed.add(kept)

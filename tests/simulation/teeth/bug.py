@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
+from tests.simulation.faults import Faults
 from tests.simulation.teeth.planting import Change, planted
 
 
@@ -27,14 +28,14 @@ class Promise(IntEnum):
 class PlantedBug:
     """A mistake that somebody could have made. `promise` is the one that it breaks.
 
-    `why`: what goes wrong, and what has to happen for it. `unit`: the test of the product that
-    notices it without any simulator.
+    `why`: what goes wrong, and what has to happen for it. `likely`: faults under which a world soon
+    meets it, for the slice that is part of every test run.
     """
 
     name: str
     promise: Promise
     why: str
-    unit: str
+    likely: Faults
     changes: tuple[Change, ...]
 
     @contextmanager

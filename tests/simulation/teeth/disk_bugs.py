@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.simulation.faults import Faults
 from tests.simulation.teeth.bug import PlantedBug, Promise
 from tests.simulation.teeth.planting import Edit
 
 _COMMITTING: Final = "chunkq.runtime.committing:Committer"
 _STATE: Final = "chunkq.storage.statefile"
-_PLACER: Final = "chunkq.storage.placing"
 
 COMMIT_BUGS: Final = (
     PlantedBug(
         name="bitmap-before-data-sync",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="a power cut between both syncs leaves bits whose data is not there",
-        unit="",
+        likely=Faults(),
         changes=(
             Edit(
                 f"{_COMMITTING}._commit_blocking",
@@ -29,7 +29,7 @@ COMMIT_BUGS: Final = (
         name="fsync-retried",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="after a failed fsync the kernel calls the pages clean: the second one means nothing",
-        unit="",
+        likely=Faults(sync_error=0.15),
         changes=(
             Edit(
                 "chunkq.storage.partfile:PartFile._sync",
@@ -45,7 +45,7 @@ COMMIT_BUGS: Final = (
         name="demotion-forgotten",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="after a failed sync the chunks of that commit still count, and the next one says so",
-        unit="",
+        likely=Faults(sync_error=0.15),
         changes=(
             Edit(
                 f"{_COMMITTING}.commit",
@@ -58,7 +58,7 @@ COMMIT_BUGS: Final = (
         name="ack-before-commit",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="what a crash loses is not delivered again: the origin's link pays for it",
-        unit="",
+        likely=Faults(kill_every=3.0),
         changes=(
             Edit(
                 f"{_COMMITTING}.keep",
@@ -71,23 +71,21 @@ COMMIT_BUGS: Final = (
         name="same-slot-always",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="a slot that is torn while it is written leaves no other one",
-        unit="",
-        changes=(
-            Edit(f"{_STATE}:StateFile.store", "state.generation % 2", "0"),
-        ),
+        likely=Faults(power_every=2.0),
+        changes=(Edit(f"{_STATE}:StateFile.store", "state.generation % 2", "0"),),
     ),
     PlantedBug(
         name="generation-not-raised",
         promise=Promise.NOTHING_STUCK_UNTOLD,
         why="the second commit is refused by the state file",
-        unit="",
+        likely=Faults(delay=10.0),
         changes=(Edit(f"{_COMMITTING}.commit", "self._generation += 1", "pass"),),
     ),
     PlantedBug(
         name="slot-not-synced",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="deliveries are acknowledged for a commit that a power cut takes back",
-        unit="",
+        likely=Faults(delay=10.0),
         changes=(
             Edit(
                 f"{_STATE}:StateFile.store",
@@ -100,7 +98,7 @@ COMMIT_BUGS: Final = (
         name="staging-not-settled",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="commits rely on names in a directory that was never synced",
-        unit="",
+        likely=Faults(delay=10.0),
         changes=(
             Edit(
                 "chunkq.storage.staging:Staging.settle",
@@ -113,7 +111,7 @@ COMMIT_BUGS: Final = (
         name="no-room-swallowed",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="a chunk that could not be written for want of room counts as written",
-        unit="",
+        likely=Faults(no_space=0.05),
         changes=(
             Edit(
                 "chunkq.runtime.assembler:Assembler._write",
@@ -126,7 +124,7 @@ COMMIT_BUGS: Final = (
         name="commit-never-due",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="a crash costs everything since the beginning",
-        unit="",
+        likely=Faults(delay=10.0),
         changes=(
             Edit(
                 "chunkq.protocol.dirty:Dirty.due_at_s",
@@ -139,7 +137,7 @@ COMMIT_BUGS: Final = (
         name="recheck-believed",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="whatever a part file without its bitmap holds is taken for what it should",
-        unit="",
+        likely=Faults(power_every=2.0, sync_error=0.1),
         changes=(
             Edit(
                 "chunkq.runtime.assembler:Assembler._recheck",
@@ -152,7 +150,7 @@ COMMIT_BUGS: Final = (
         name="bits-of-older-version-stand",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="the part file is cut for a new version while the slot still speaks of the old one",
-        unit="",
+        likely=Faults(change_every=1.0),
         changes=(
             Edit(f"{_COMMITTING}.restart", "if not self._generation:", "if head is not None:"),
         ),
@@ -161,7 +159,7 @@ COMMIT_BUGS: Final = (
         name="room-not-looked-for",
         promise=Promise.COMPLETES,
         why="a transfer that waited for room never hears that there is some",
-        unit="",
+        likely=Faults(full_every=1.0),
         changes=(
             Edit(
                 "chunkq.runtime.fetch:FileFetch._poll_space",
@@ -177,7 +175,7 @@ PUBLISH_BUGS: Final = (
         name="published-without-sync",
         promise=Promise.ONE_SIGNED_VERSION,
         why="a power cut after the name was given leaves a file of zeros at the final path",
-        unit="",
+        likely=Faults(),
         changes=(
             Edit("chunkq.storage.partfile:PartFile.finish", "self._sync(os.fsync)", "assert fd"),
         ),
@@ -186,7 +184,7 @@ PUBLISH_BUGS: Final = (
         name="directory-not-synced",
         promise=Promise.ONE_SIGNED_VERSION,
         why="staging is removed while the final name is in memory only: a power cut takes both",
-        unit="",
+        likely=Faults(),
         changes=(
             Edit(
                 "chunkq.storage.publish:publish",
@@ -199,7 +197,7 @@ PUBLISH_BUGS: Final = (
         name="publish-clobbers",
         promise=Promise.ONE_SIGNED_VERSION,
         why="a file that appears at the final path at the last moment is replaced unasked",
-        unit="",
+        likely=Faults(intrude_every=1.0),
         changes=(
             Edit(
                 "chunkq.storage.publish:_appear",
@@ -213,7 +211,7 @@ PUBLISH_BUGS: Final = (
         name="content-digest-not-checked",
         promise=Promise.ONE_SIGNED_VERSION,
         why="what the disk has altered since it was written is published",
-        unit="",
+        likely=Faults(bad_manifest=0.5),
         changes=(
             Edit(
                 "chunkq.runtime.fetch:FileFetch._read_back",
@@ -226,7 +224,7 @@ PUBLISH_BUGS: Final = (
         name="published-before-read-back",
         promise=Promise.ONE_SIGNED_VERSION,
         why="a file of one commit group is published unread",
-        unit="",
+        likely=Faults(bad_manifest=0.5),
         changes=(
             Edit(
                 "chunkq.protocol.transfer:Transfer._complete",
@@ -239,7 +237,7 @@ PUBLISH_BUGS: Final = (
         name="own-publication-not-known",
         promise=Promise.NOTHING_STUCK_UNTOLD,
         why="killed after the name was given: the next run takes its own file for another's",
-        unit="",
+        likely=Faults(kill_at_call=60.0, kill_at_sync=8.0),
         changes=(
             Edit(
                 "chunkq.storage.partfile:PartFile.same_as",
@@ -252,7 +250,7 @@ PUBLISH_BUGS: Final = (
         name="staging-left-behind",
         promise=Promise.NOTHING_STUCK_UNTOLD,
         why="each file that was got leaves its staging on the disk",
-        unit="",
+        likely=Faults(),
         changes=(
             Edit(
                 "chunkq.runtime.fetch:FileFetch._publish",
@@ -265,45 +263,13 @@ PUBLISH_BUGS: Final = (
         name="failed-step-untold",
         promise=Promise.COMPLETES,
         why="a step that fails for good (destination exists, EIO) leaves the transfer waiting",
-        unit="",
+        likely=Faults(intrude_every=1.0),
         changes=(
             Edit(
                 "chunkq.runtime.fetch:FileFetch._on_crash",
                 "self._feed(ev.Broken(error))",
                 "pass",
             ),
-        ),
-    ),
-)
-
-SMALL_FILE_BUGS: Final = (
-    PlantedBug(
-        name="small-file-not-synced",
-        promise=Promise.ONE_SIGNED_VERSION,
-        why="a small file gets its name before its content is durable: a power cut leaves zeros",
-        unit="",
-        changes=(Edit(f"{_PLACER}:_sync_each", "os.fsync(each.fd)", "assert each.fd"),),
-    ),
-    PlantedBug(
-        name="small-directory-not-synced",
-        promise=Promise.A_CRASH_COSTS_LITTLE,
-        why="small files that were told as placed are gone after a power cut",
-        unit="",
-        changes=(
-            Edit(
-                f"{_PLACER}:_sync_directory",
-                "descriptors.sync_directory(group[0].directory_fd)",
-                "assert group[0].directory_fd",
-            ),
-        ),
-    ),
-    PlantedBug(
-        name="small-file-clobbers",
-        promise=Promise.ONE_SIGNED_VERSION,
-        why="a small file replaces what somebody else has put there, unasked",
-        unit="",
-        changes=(
-            Edit(f"{_PLACER}:BatchPlacer._meet", "if not self._overwrite:", "if not name:"),
         ),
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.simulation.faults import Faults
 from tests.simulation.teeth.bug import PlantedBug, Promise
 from tests.simulation.teeth.planting import Edit
 
@@ -16,7 +17,7 @@ GATE_BUGS: Final = (
         name="recipient-not-checked",
         promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
         why="a request for another site takes a place in the replay record and in the quota",
-        unit="",
+        likely=Faults(cross_route=0.5),
         changes=(
             Edit(
                 f"{_GATE}.admit",
@@ -29,7 +30,7 @@ GATE_BUGS: Final = (
         name="expiry-ignored",
         promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
         why="a request that a broker has kept back for days is answered",
-        unit="",
+        likely=Faults(replay_every=0.2, wall_jump_every=2.0),
         changes=(
             Edit(
                 "chunkq.protocol.origin:_check_lifetime",
@@ -42,7 +43,7 @@ GATE_BUGS: Final = (
         name="replays-not-recorded",
         promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
         why="a request that comes twice is acted upon twice",
-        unit="",
+        likely=Faults(duplicate=0.3),
         changes=(
             Edit(
                 f"{_WORKER}._handle",
@@ -56,7 +57,7 @@ GATE_BUGS: Final = (
         name="replay-window-not-persisted",
         promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
         why="after a restart of the machine the requests of before it count again",
-        unit="",
+        likely=Faults(replay_every=0.2, power_every=2.0),
         changes=(
             Edit(
                 "chunkq.storage.replayfile:ReplayFile._recover",
@@ -69,7 +70,7 @@ GATE_BUGS: Final = (
         name="lost-record-taken-as-empty",
         promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
         why="where the replay record is lost, whatever was recorded in it counts again",
-        unit="",
+        likely=Faults(replay_every=0.2, power_every=2.0),
         changes=(
             Edit(
                 f"{_REPLAYS}._begin_anew",
@@ -82,14 +83,14 @@ GATE_BUGS: Final = (
         name="signature-not-checked",
         promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
         why="whoever knows a peer's id asks in its name",
-        unit="",
+        likely=Faults(replay_every=0.2),
         changes=(Edit(f"{_GATE}.admit", "    verify_request(raw, sender)\n", ""),),
     ),
     PlantedBug(
         name="sender-not-pinned",
         promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
         why="strangers fill the replay record",
-        unit="",
+        likely=Faults(replay_every=0.2),
         changes=(
             Edit(
                 f"{_GATE}.admit",
@@ -102,23 +103,21 @@ GATE_BUGS: Final = (
         name="revoked-peer-served",
         promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
         why="a peer that is no longer trusted is answered",
-        unit="",
+        likely=Faults(revoke_every=2.0),
         changes=(Edit(f"{_WORKER}._card_of", "if peer.distrust:", "if not peer.alias:"),),
     ),
     PlantedBug(
         name="directory-read-once",
         promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
         why="a worker that runs never hears of a revocation",
-        unit="",
-        changes=(
-            Edit(f"{_WORKER}._receive", "            self._directory.refresh()\n", ""),
-        ),
+        likely=Faults(revoke_every=2.0),
+        changes=(Edit(f"{_WORKER}._receive", "            self._directory.refresh()\n", ""),),
     ),
     PlantedBug(
         name="grant-not-checked",
         promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
         why="a peer gets what lies beside the prefix that was granted",
-        unit="",
+        likely=Faults(flood_every=0.05),
         changes=(
             Edit(
                 "chunkq.settings.trust:Grant.covers",
@@ -128,26 +127,11 @@ GATE_BUGS: Final = (
         ),
     ),
     PlantedBug(
-        name="grant-checked-for-the-first-name-only",
-        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
-        why="in a request for many small files the names behind the first are served unseen",
-        unit="",
-        changes=(
-            Edit(
-                "chunkq.runtime.bundles:_runs",
-                "            share = None\n            if safe",
-                "            share = run.share if run else None\n            if run is None and safe",
-            ),
-        ),
-    ),
-    PlantedBug(
         name="quota-not-enforced",
         promise=Promise.BOUNDED,
         why="a peer that floods is served as fast as it asks",
-        unit="",
-        changes=(
-            Edit(f"{_GATE}._over_quota", "if bucket.take(now_s):", "if bucket is not None:"),
-        ),
+        likely=Faults(flood_every=0.01),
+        changes=(Edit(f"{_GATE}._over_quota", "if bucket.take(now_s):", "if bucket is not None:"),),
     ),
 )
 
@@ -156,7 +140,7 @@ ANSWER_BUGS: Final = (
         name="nonce-reused",
         promise=Promise.THE_BROKER_LEARNS_NOTHING,
         why="all replies to one request are sealed with one nonce",
-        unit="",
+        likely=Faults(),
         changes=(
             Edit("chunkq.protocol.seal:ReplySealer.seal", "seq = next(self._seqs)", "seq = 0"),
         ),
@@ -165,7 +149,7 @@ ANSWER_BUGS: Final = (
         name="sealed-in-name-only",
         promise=Promise.THE_BROKER_LEARNS_NOTHING,
         why="a stream cipher forgotten: names and content can be read on the broker",
-        unit="",
+        likely=Faults(),
         changes=(
             Edit(
                 "chunkq.protocol.aead:seal",
@@ -184,11 +168,9 @@ ANSWER_BUGS: Final = (
     ),
     PlantedBug(
         name="version-not-compared",
-        promise=Promise.COMPLETES,
+        promise=Promise.NOTHING_STUCK_UNTOLD,
         why="an origin whose file has changed answers for the version before with the new bytes",
-        unit="",
-        changes=(
-            Edit("chunkq.runtime.answers:_version", "if head.root != root:", "if not root:"),
-        ),
+        likely=Faults(change_every=1.0),
+        changes=(Edit("chunkq.runtime.answers:_version", "if head.root != root:", "if not root:"),),
     ),
 )

@@ -7,7 +7,6 @@ source is a `PlantError`: a bug must not quietly become none while the product g
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast

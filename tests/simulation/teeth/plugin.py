@@ -1,6 +1,6 @@
 """A pytest plugin: the whole run with one bug planted.
 
-    python -m pytest -p tests.simulation.teeth.plugin --plant NAME tests/storage
+python -m pytest -p tests.simulation.teeth.plugin --plant NAME tests/storage
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.simulation.faults import Faults
 from tests.simulation.teeth.bug import PlantedBug, Promise
 from tests.simulation.teeth.planting import Edit
 
@@ -16,7 +17,7 @@ BELIEF_BUGS: Final = (
         name="leaf-not-checked",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="whatever an origin that lies sends under its seal is written and counted",
-        unit="",
+        likely=Faults(bad_chunk=0.3),
         changes=(
             Edit(
                 "chunkq.runtime.assembler:Assembler._open",
@@ -29,7 +30,7 @@ BELIEF_BUGS: Final = (
         name="page-not-proved",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="leaves that the signed head does not know are believed",
-        unit="",
+        likely=Faults(bad_page=0.6),
         changes=(
             Edit(
                 "chunkq.protocol.manifest:verify_page",
@@ -42,7 +43,7 @@ BELIEF_BUGS: Final = (
         name="manifest-signature-not-checked",
         promise=Promise.ONE_SIGNED_VERSION,
         why="a version that nobody signed is fetched and published",
-        unit="",
+        likely=Faults(bad_manifest=0.5),
         changes=(
             Edit(
                 "chunkq.protocol.manifest:verify_head",
@@ -55,7 +56,7 @@ BELIEF_BUGS: Final = (
         name="stale-source-mixed",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="chunks of the version before count for the new one, uncompared",
-        unit="",
+        likely=Faults(change_every=2.0, delay=10.0, slow_threads=1.0),
         changes=(
             Edit(
                 "chunkq.protocol.holding:Holding.begin",
@@ -69,7 +70,7 @@ BELIEF_BUGS: Final = (
         name="adopted-chunk-believed",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="a reply to an earlier process counts without being compared with its leaf",
-        unit="",
+        likely=Faults(kill_every=1.0, change_every=1.0, bad_chunk=0.3),
         changes=(
             Edit(
                 f"{_TRANSFER}._on_adopted",
@@ -82,7 +83,7 @@ BELIEF_BUGS: Final = (
         name="late-reply-of-older-version-accepted",
         promise=Promise.NOTHING_STUCK_UNTOLD,
         why="late replies about the version before are bad chunks of an origin that is honest",
-        unit="",
+        likely=Faults(change_every=1.0, duplicate=0.3, delay=10.0),
         changes=(
             Edit(
                 f"{_LANDING}.take",
@@ -95,62 +96,13 @@ BELIEF_BUGS: Final = (
         name="duplicate-counted-twice",
         promise=Promise.COMPLETES,
         why="the number of chunks present runs ahead of the bits: a slot that says so is refused",
-        unit="",
+        likely=Faults(duplicate=0.3, reorder=0.5),
         changes=(
             Edit(f"{_LANDING}.take", " or index in self._writing", ""),
             Edit(
                 "chunkq.protocol.bitmap:Bitmap.add",
                 "    if index in self:\n        return False\n",
                 "    if index in self:\n        self.present += 1\n        return False\n",
-            ),
-        ),
-    ),
-    PlantedBug(
-        name="bundle-content-not-checked",
-        promise=Promise.ONE_SIGNED_VERSION,
-        why="a small file is placed with other bytes than the origin signed",
-        unit="",
-        changes=(
-            Edit(
-                "chunkq.protocol.bundle:check_content",
-                " or digest(content) != record.content_digest",
-                "",
-            ),
-        ),
-    ),
-    PlantedBug(
-        name="bundle-signature-not-checked",
-        promise=Promise.ONE_SIGNED_VERSION,
-        why="small files are placed that nobody signed",
-        unit="",
-        changes=(
-            Edit(
-                "chunkq.protocol.bundle:open_bundle",
-                "    verify(card.verify_key, HEAD_DOMAIN, view[:head_size],"
-                " view[head_size:start])\n",
-                "",
-            ),
-        ),
-    ),
-    PlantedBug(
-        name="bundle-of-other-files-accepted",
-        promise=Promise.ONE_SIGNED_VERSION,
-        why="an answer about other names is taken for the one that was asked for",
-        unit="",
-        changes=(
-            Edit("chunkq.protocol.bundle:open_bundle", "if about != asked:", "if not about:"),
-        ),
-    ),
-    PlantedBug(
-        name="file-known-by-size-only",
-        promise=Promise.ONE_SIGNED_VERSION,
-        why="a file of the size that is listed counts as the one that is listed",
-        unit="",
-        changes=(
-            Edit(
-                "chunkq.storage.treeplace:TreePlace._has",
-                "        and status.st_mtime_ns == entry.mtime_ns\n",
-                "",
             ),
         ),
     ),
@@ -161,7 +113,7 @@ ASKING_BUGS: Final = (
         name="timer-not-armed-after-resume",
         promise=Promise.COMPLETES,
         why="a transfer that is taken up again asks for nothing",
-        unit="",
+        likely=Faults(),
         changes=(
             Edit(
                 "chunkq.runtime.fetch:FileFetch._begin",
@@ -174,7 +126,7 @@ ASKING_BUGS: Final = (
         name="lost-request-never-asked-again",
         promise=Promise.COMPLETES,
         why="what the broker loses is waited for until patience ends",
-        unit="",
+        likely=Faults(lose=0.05),
         changes=(
             Edit(
                 "chunkq.protocol.asking:Asking.give_up_overdue",
@@ -187,16 +139,14 @@ ASKING_BUGS: Final = (
         name="duplicate-never-let-go",
         promise=Promise.COMPLETES,
         why="what nobody wants is never acknowledged: the carrier stops giving",
-        unit="",
-        changes=(
-            Edit(f"{_LANDING}.take", "        self._let_go(asked, index, delivery)\n", ""),
-        ),
+        likely=Faults(duplicate=0.3),
+        changes=(Edit(f"{_LANDING}.take", "        self._let_go(asked, index, delivery)\n", ""),),
     ),
     PlantedBug(
         name="duplicate-let-go-too-early",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="a second copy is acknowledged while the first is being written, and may come to nothing",
-        unit="",
+        likely=Faults(duplicate=0.3, kill_every=2.0, change_every=1.0),
         changes=(
             Edit(
                 f"{_LANDING}.take",
@@ -209,7 +159,7 @@ ASKING_BUGS: Final = (
         name="stale-ack-obeyed",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="an acknowledgement from before a reconnect lets go of another delivery",
-        unit="",
+        likely=Faults(reset_every=1.0, duplicate=0.3, reorder=0.5),
         changes=(
             Edit(
                 "chunkq.runtime.inbox:Inbox.done",
@@ -222,7 +172,7 @@ ASKING_BUGS: Final = (
         name="patience-without-end",
         promise=Promise.COMPLETES,
         why="an origin that is gone for good is waited for for good",
-        unit="",
+        likely=Faults(kill_every=3.0),
         changes=(
             Edit(
                 "chunkq.protocol.patience:Patience.exhausted",
@@ -235,16 +185,14 @@ ASKING_BUGS: Final = (
         name="clock-offset-never-doubted",
         promise=Promise.COMPLETES,
         why="after a clock was set right, or an origin has lied about it, requests are dropped",
-        unit="",
-        changes=(
-            Edit(f"{_PEER}:PeerLink._doubt_offset", "self.clock_offset_ms = 0", "pass"),
-        ),
+        likely=Faults(wall_wrong=1.0),
+        changes=(Edit(f"{_PEER}:PeerLink._doubt_offset", "self.clock_offset_ms = 0", "pass"),),
     ),
     PlantedBug(
         name="epoch-not-new",
         promise=Promise.THE_BROKER_LEARNS_NOTHING,
         why="after a restart a request id comes twice under one ephemeral: a nonce used twice",
-        unit="",
+        likely=Faults(kill_every=2.0),
         changes=(
             Edit(
                 f"{_PEER}:Requester.new_epoch",
@@ -257,7 +205,7 @@ ASKING_BUGS: Final = (
         name="window-miscounted",
         promise=Promise.BOUNDED,
         why="each late reply makes room for one more than there is",
-        unit="",
+        likely=Faults(delay=20.0, lose=0.1),
         changes=(
             Edit(
                 "chunkq.protocol.window:Window.came_late",

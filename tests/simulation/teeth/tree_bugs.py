@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from tests.simulation.faults import Faults
 from tests.simulation.teeth.bug import PlantedBug, Promise
 from tests.simulation.teeth.planting import Constant, Edit
 
@@ -15,7 +16,7 @@ TREE_BUGS: Final = (
         name="path-checked-when-joined",
         promise=Promise.NOTHING_OUTSIDE,
         why="a name with `..` is judged by where the text leads to, from a directory too high",
-        unit="",
+        likely=Faults(bad_listing=0.6),
         changes=(
             Edit(
                 f"{_DESTINATION}:Destination._checked",
@@ -30,46 +31,18 @@ TREE_BUGS: Final = (
         name="links-followed",
         promise=Promise.NOTHING_OUTSIDE,
         why="a symbolic link below the destination leads what is written out of it",
-        unit="",
-        changes=(
-            Constant(f"{_DESTINATION}:_DIRECTORY_FLAGS", os.O_RDONLY | os.O_DIRECTORY),
-        ),
+        likely=Faults(bad_listing=0.6),
+        changes=(Constant(f"{_DESTINATION}:_DIRECTORY_FLAGS", os.O_RDONLY | os.O_DIRECTORY),),
     ),
     PlantedBug(
         name="link-target-not-checked",
         promise=Promise.NOTHING_OUTSIDE,
         why="a link from a peer leads out of the tree",
-        unit="",
+        likely=Faults(bad_listing=0.6),
         changes=(
             Edit(
                 f"{_DESTINATION}:Destination.make_link",
                 "    check_link_target(parts, target)\n",
-                "",
-            ),
-        ),
-    ),
-    PlantedBug(
-        name="file-lost-between-both-ways",
-        promise=Promise.NOTHING_STUCK_UNTOLD,
-        why="a small file that is to go alone goes nowhere, and nobody is told",
-        unit="",
-        changes=(
-            Edit(
-                "chunkq.runtime.tree:TreeFetch.go_alone",
-                "        await self._files.put((file.parts, entry))\n",
-                "        assert entry\n",
-            ),
-        ),
-    ),
-    PlantedBug(
-        name="failure-untold",
-        promise=Promise.NOTHING_STUCK_UNTOLD,
-        why="a tree of which a file is missing says that all is there",
-        unit="",
-        changes=(
-            Edit(
-                "chunkq.runtime.tree:TreeFetch._fail",
-                '    self.report.failures.append(("/".join(parts), error))\n',
                 "",
             ),
         ),
