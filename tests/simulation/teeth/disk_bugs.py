@@ -121,19 +121,6 @@ COMMIT_BUGS: Final = (
         ),
     ),
     PlantedBug(
-        name="commit-never-due",
-        promise=Promise.A_CRASH_COSTS_LITTLE,
-        why="a crash costs everything since the beginning",
-        likely=Faults(delay=10.0),
-        changes=(
-            Edit(
-                "chunkq.protocol.dirty:Dirty.due_at_s",
-                "None if self._since is None else self._since + self._interval_s",
-                "None if self._since is None else self._since + 3600.0",
-            ),
-        ),
-    ),
-    PlantedBug(
         name="recheck-believed",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="whatever a part file without its bitmap holds is taken for what it should",
@@ -237,7 +224,7 @@ PUBLISH_BUGS: Final = (
         name="own-publication-not-known",
         promise=Promise.NOTHING_STUCK_UNTOLD,
         why="killed after the name was given: the next run takes its own file for another's",
-        likely=Faults(kill_at_call=60.0, kill_at_sync=8.0),
+        likely=Faults(kill_at_call=30.0),
         changes=(
             Edit(
                 "chunkq.storage.partfile:PartFile.same_as",
@@ -253,7 +240,7 @@ PUBLISH_BUGS: Final = (
         likely=Faults(),
         changes=(
             Edit(
-                "chunkq.runtime.fetch:FileFetch._publish",
+                "chunkq.runtime.fetch:FileFetch._end",
                 "    await self._in_thread(self._staging.remove)\n",
                 "",
             ),

@@ -10,7 +10,6 @@ from tests.simulation.teeth.planting import Edit
 
 _GATE: Final = "chunkq.protocol.origin:Gate"
 _WORKER: Final = "chunkq.runtime.origin:OriginWorker"
-_REPLAYS: Final = "chunkq.storage.replays:ReplayStore"
 
 GATE_BUGS: Final = (
     PlantedBug(
@@ -63,19 +62,6 @@ GATE_BUGS: Final = (
                 "chunkq.storage.replayfile:ReplayFile._recover",
                 "        each.doubtful = each.ceiling\n",
                 "        each.doubtful = 0\n",
-            ),
-        ),
-    ),
-    PlantedBug(
-        name="lost-record-taken-as-empty",
-        promise=Promise.ONLY_GOOD_REQUESTS_COUNT,
-        why="where the replay record is lost, whatever was recorded in it counts again",
-        likely=Faults(replay_every=0.2, power_every=2.0),
-        changes=(
-            Edit(
-                f"{_REPLAYS}._begin_anew",
-                "floor = epoch_floor_at(self._wall_ms())",
-                "floor = 0",
             ),
         ),
     ),

@@ -83,7 +83,7 @@ BELIEF_BUGS: Final = (
         name="late-reply-of-older-version-accepted",
         promise=Promise.NOTHING_STUCK_UNTOLD,
         why="late replies about the version before are bad chunks of an origin that is honest",
-        likely=Faults(change_every=1.0, duplicate=0.3, delay=10.0),
+        likely=Faults(change_every=1.0, duplicate=0.3),
         changes=(
             Edit(
                 f"{_LANDING}.take",
@@ -113,7 +113,7 @@ ASKING_BUGS: Final = (
         name="timer-not-armed-after-resume",
         promise=Promise.COMPLETES,
         why="a transfer that is taken up again asks for nothing",
-        likely=Faults(),
+        likely=Faults(kill_every=1.0, delay=10.0),
         changes=(
             Edit(
                 "chunkq.runtime.fetch:FileFetch._begin",
@@ -146,7 +146,7 @@ ASKING_BUGS: Final = (
         name="duplicate-let-go-too-early",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="a second copy is acknowledged while the first is being written, and may come to nothing",
-        likely=Faults(duplicate=0.3, kill_every=2.0, change_every=1.0),
+        likely=Faults(mutate=0.3, duplicate=0.3),
         changes=(
             Edit(
                 f"{_LANDING}.take",
@@ -159,7 +159,7 @@ ASKING_BUGS: Final = (
         name="stale-ack-obeyed",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="an acknowledgement from before a reconnect lets go of another delivery",
-        likely=Faults(reset_every=1.0, duplicate=0.3, reorder=0.5),
+        likely=Faults(reset_every=0.3, delay=10.0, reorder=0.5),
         changes=(
             Edit(
                 "chunkq.runtime.inbox:Inbox.done",
@@ -195,9 +195,9 @@ ASKING_BUGS: Final = (
         likely=Faults(kill_every=2.0),
         changes=(
             Edit(
-                f"{_PEER}:Requester.new_epoch",
-                "epoch = (self.clock.wall_ms() << EPOCH_RANDOM_BITS) | random",
-                "epoch = (1_700_000_000_000 << EPOCH_RANDOM_BITS) + 0 * random",
+                f"{_PEER}:Requester.begin_epoch",
+                "(self.clock.wall_ms() << EPOCH_RANDOM_BITS) | random",
+                "(1_700_000_000_000 << EPOCH_RANDOM_BITS) + 0 * random",
             ),
         ),
     ),
