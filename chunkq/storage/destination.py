@@ -125,10 +125,11 @@ class Destination:
                 if self._link_new(fd, name, target):
                     descriptors.sync_directory(fd)
                     return
-            status = lstat_at(fd, name)
-            kind = Kind.NOTHING if status is None else kind_of(status)
-            if kind is Kind.LINK and os.readlink(name, dir_fd=fd) == target:
-                return
+            with storage_errors("readlink", path, destination=True):
+                status = lstat_at(fd, name)
+                kind = Kind.NOTHING if status is None else kind_of(status)
+                if kind is Kind.LINK and os.readlink(name, dir_fd=fd) == target:
+                    return
             if kind in {Kind.DIRECTORY, Kind.SPECIAL}:
                 raise DestinationUnusable(f"{path} is a {kind}; a link cannot replace it")
             if not overwrite:

@@ -204,7 +204,8 @@ class DirectoryShare:
                     names = heapq.nsmallest(limit + 1, self._offered(found, after))
                 chosen = [name.decode() for name in names[:limit]]
                 entries = [self._entry(fd, parts, name) for name in chosen]
-                unnamed = self._unnamed(fd) if cursor is None else 0
+                with storage_errors("readdir", self._shown(parts)):
+                    unnamed = self._unnamed(fd) if cursor is None else 0
             finally:
                 os.close(fd)
         going_on = chosen[-1] if len(names) > limit else None

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from chunkq.errors import DestinationExists, DestinationUnusable, DiskFull, UnsafeName
+from chunkq.errors import (
+    DestinationExists,
+    DestinationUnusable,
+    DiskFull,
+    StorageError,
+    UnsafeName,
+)
 from chunkq.storage.destination import Destination
 from chunkq.storage.kinds import Kind
 from tests.storage.crashes import FailingCall
@@ -295,6 +302,17 @@ def test_links_that_lead_out_are_refused(tree: Destination, root: Path, target: 
     with pytest.raises(UnsafeName):
         tree.make_link(("l",), target)
     assert [] == everything(root)
+
+
+def test_eio_on_a_link_that_is_there_is_a_storage_error(
+    tree: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of that one name of the tree; the others are got."""
+    tree.make_link(("link",), "there")
+    FailingCall(monkeypatch, "readlink", errno.EIO)
+
+    with pytest.raises(StorageError):
+        tree.make_link(("link",), "there")
 
 
 def test_a_link_does_not_replace_a_directory(tree: Destination, root: Path) -> None:

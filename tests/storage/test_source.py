@@ -230,6 +230,18 @@ def test_a_directory_is_listed_in_the_order_of_its_bytes(root: Path) -> None:
     assert (None, 1) == (listed.cursor, listed.omitted)
 
 
+@pytest.mark.parametrize("at", [0, 1])
+def test_eio_on_a_directory_is_a_storage_error(
+    root: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """In whichever of its readings; a worker answers that it cannot now, and goes on."""
+    share = DirectoryShare(root)
+    FailingCall(monkeypatch, "scandir", errno.EIO, at=at)
+
+    with pytest.raises(StorageError):
+        share.list("", None, 10)
+
+
 def test_names_that_no_peer_would_take_are_listed_and_not_opened(root: Path) -> None:
     """So that the requester can say what it did not take; what is no text cannot be sent."""
     unsafe = ["CON", "a:b", "back\\slash", "dot.", "\u202ex"]
