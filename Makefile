@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint bench scale fuzz kill-loop simulate install need clean
+.PHONY: demo test lint bench scale fuzz kill-loop simulate simulate-teeth install need clean
 
 demo: $(STAMP)
 	$(BIN)/chunkq demo
@@ -50,6 +50,10 @@ kill-loop: $(STAMP) need
 SEEDS := 1000
 simulate: $(STAMP)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+# The simulator's teeth: bugs planted into the product one at a time, each of which it must find.
+simulate-teeth: $(STAMP)
+	$(BIN)/python -m tests.simulation.teeth
 
 install: $(STAMP)
 

@@ -21,7 +21,7 @@ from chunkq.runtime.progress import FetchResult
 from chunkq.storage.transferid import transfer_id
 from tests.simulation.asked_for import path_asked_for
 from tests.simulation.broker import Packet
-from tests.simulation.inodes import Directory, File
+from tests.simulation.inodes import Directory, File, Inode
 from tests.simulation.inspect_disk import Slot, find, newest_slot, read, read_at, walk
 from tests.simulation.intruders import INTRUDER
 from tests.simulation.loop import Running
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 #: What directories there are on a requester's host, and where more may be made.
-_DIRECTORIES = ("/etc", "/inbox/.chunkq", f"/inbox/{TREE}", "/state")
+_PLACES = ("/inbox", "/elsewhere")
+_DIRECTORIES = ("/etc/", "/inbox/.chunkq/", f"/inbox/{TREE}/", "/state/")
 #: Of a plaintext, so much must not be seen in a packet: no accident in a world.
 _PROBE_BYTES = 16
 #: What a promise is called in one line.
@@ -349,25 +350,29 @@ class Promises:
             return
         finals = {job.destination[len(f"/sim/{host}") :]: job for job in self._jobs_at(host)}
         for path, inode in walk(world.disks[host]):
-            if isinstance(inode, Directory):
-                if not path.startswith(_DIRECTORIES) and path not in ("/inbox", "/elsewhere"):
-                    self.fail(6, f"{host}{path} was made")
-                continue
-            if path.startswith(f"/inbox/{TREE}/"):
-                if leads_out(path, inode):
-                    self.fail(6, f"{host}{path} is a link that leads out")
-                continue
             job = finals.get(path)
-            if job is not None:
+            if isinstance(inode, Directory):
+                if not f"{path}/".startswith(_DIRECTORIES) and path not in _PLACES:
+                    self.fail(6, f"{host}{path} was made")
+            elif job is not None:
                 self._check_final(job, inode)
-            elif path in world.bystanders:
-                if read(inode) != world.bystanders[path] and not self.world.is_rotten(host):
-                    self.fail(6, f"{host}{path} was changed")
-            elif not path.startswith(("/inbox/.chunkq/", "/state/")):
-                self.fail(6, f"{host}{path} was made")
+            else:
+                self._check_other(host, path, inode)
         for job in finals.values():
             if job.done and find(world.disks[host], job.destination) is None:
                 self.fail(1, f"{job}: done, and it is gone")
+
+    def _check_other(self, host: str, path: str, inode: Inode) -> None:
+        """Promise 6: nothing is written but files that were asked for."""
+        bystanders = self.world.bystanders
+        if path in bystanders:
+            if read(inode) != bystanders[path] and not self.world.is_rotten(host):
+                self.fail(6, f"{host}{path} was changed")
+        elif path.startswith(f"/inbox/{TREE}/"):
+            if leads_out(path, inode):
+                self.fail(6, f"{host}{path} is a link that leads out")
+        elif not path.startswith(("/inbox/.chunkq/", "/state/")):
+            self.fail(6, f"{host}{path} was made")
 
     def _check_final(self, job: Job, inode: object) -> None:
         if not isinstance(inode, File):

@@ -107,7 +107,8 @@ GATE_BUGS: Final = (
         changes=(
             Edit(
                 "chunkq.settings.trust:Grant.covers",
-                'return not self.prefix or path == self.prefix or path.startswith(f"{self.prefix}/")',
+                "return not self.prefix or path == self.prefix or"
+                ' path.startswith(f"{self.prefix}/")',
                 "return path is not None",
             ),
         ),

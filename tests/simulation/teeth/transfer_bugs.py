@@ -145,7 +145,7 @@ ASKING_BUGS: Final = (
     PlantedBug(
         name="duplicate-let-go-too-early",
         promise=Promise.A_CRASH_COSTS_LITTLE,
-        why="a second copy is acknowledged while the first is being written, and may come to nothing",
+        why="a second copy is acknowledged while the first, being written, may come to nothing",
         likely=Faults(mutate=0.3, duplicate=0.3),
         changes=(
             Edit(
@@ -186,7 +186,7 @@ ASKING_BUGS: Final = (
         promise=Promise.COMPLETES,
         why="after a clock was set right, or an origin has lied about it, requests are dropped",
         likely=Faults(wall_wrong=1.0),
-        changes=(Edit(f"{_PEER}:PeerLink._doubt_offset", "self.clock_offset_ms = 0", "pass"),),
+        changes=(Edit("chunkq.runtime.skew:Skew.doubt", "self.offset_ms = 0", "pass"),),
     ),
     PlantedBug(
         name="epoch-not-new",
