@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-from tests.simulation.teeth.hunting import MOST_SEEDS, Hunted, hunt, write_down
+from tests.simulation.teeth.hunting import MOST_SEEDS, Hunted, hunt
 from tests.simulation.teeth.registry import BUGS, bug_named
 
 _SAID_COLUMNS = 110
@@ -23,7 +23,6 @@ _SAID_COLUMNS = 110
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation.teeth", description=__doc__)
     parser.add_argument("--seeds", type=int, default=MOST_SEEDS, help="the most for each bug")
-    parser.add_argument("--write-down", action="store_true", help="keep the seeds for `make test`")
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these bugs")
     options = parser.parse_args(arguments)
     names = options.names or [bug.name for bug in BUGS]
@@ -38,8 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{len(hunted) - len(missed)} of {len(hunted)} planted bugs found, {seeds} worlds,"
         f" {cpu_s:.0f} s of CPU, {time.monotonic() - began_s:.0f} s"
     )
-    if options.write_down:
-        write_down(hunted)
     return 1 if missed else 0
 
 

@@ -221,19 +221,6 @@ PUBLISH_BUGS: Final = (
         ),
     ),
     PlantedBug(
-        name="own-publication-not-known",
-        promise=Promise.NOTHING_STUCK_UNTOLD,
-        why="killed after the name was given: the next run takes its own file for another's",
-        likely=Faults(kill_at_call=30.0),
-        changes=(
-            Edit(
-                "chunkq.storage.partfile:PartFile.same_as",
-                "return self.exists and os.path.samestat(self._stat(), other)",
-                "return self.exists and os.path.samestat(self._stat(), other) and not other",
-            ),
-        ),
-    ),
-    PlantedBug(
         name="staging-left-behind",
         promise=Promise.NOTHING_STUCK_UNTOLD,
         why="each file that was got leaves its staging on the disk",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from tests.simulation.teeth.bug import PlantedBug, Promise
@@ -14,8 +12,6 @@ from tests.simulation.world import run_seed
 
 #: A bug that no world of so many meets is one that the simulator does not see.
 MOST_SEEDS: Final = 2000
-#: The seeds that found them when they were last looked for.
-KNOWN: Final = Path(__file__).with_name("known.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +49,3 @@ def hunt(bug: PlantedBug, seeds: Iterable[int] = range(1, MOST_SEEDS + 1)) -> Hu
         else:
             seed = None
     return Hunted(bug.name, bug.promise, seed, lived, promise, said, time.process_time() - began_s)
-
-
-def known_seeds() -> dict[str, int]:
-    """The seed that found each bug when `make simulate-teeth` was last written down."""
-    seeds: dict[str, int] = json.loads(KNOWN.read_text())
-    return seeds
-
-
-def write_down(hunted: Iterable[Hunted]) -> None:
-    """Keep the seeds of those that were found; of others, what was known."""
-    seeds = known_seeds() if KNOWN.exists() else {}
-    seeds.update({each.bug: each.seed for each in hunted if each.found and each.seed is not None})
-    KNOWN.write_text(json.dumps(seeds, indent=1, sort_keys=True) + "\n")
-
-
-def likely_first(bug: PlantedBug, most: int) -> Iterator[int]:
-    """The known seed of a bug, then the others in order: the known one finds it as a rule."""
-    known = known_seeds().get(bug.name)
-    if known is not None:
-        yield known
-    yield from (seed for seed in range(1, most) if seed != known)

@@ -80,19 +80,6 @@ BELIEF_BUGS: Final = (
         ),
     ),
     PlantedBug(
-        name="late-reply-of-older-version-accepted",
-        promise=Promise.NOTHING_STUCK_UNTOLD,
-        why="late replies about the version before are bad chunks of an origin that is honest",
-        likely=Faults(change_every=1.0, duplicate=0.3),
-        changes=(
-            Edit(
-                f"{_LANDING}.take",
-                "(asked.version != transfer.version or leaf is None)",
-                "leaf is None",
-            ),
-        ),
-    ),
-    PlantedBug(
         name="duplicate-counted-twice",
         promise=Promise.COMPLETES,
         why="the number of chunks present runs ahead of the bits: a slot that says so is refused",
@@ -126,12 +113,12 @@ ASKING_BUGS: Final = (
         name="lost-request-never-asked-again",
         promise=Promise.COMPLETES,
         why="what the broker loses is waited for until patience ends",
-        likely=Faults(lose=0.05),
+        likely=Faults(lose=0.2),
         changes=(
             Edit(
-                "chunkq.protocol.asking:Asking.give_up_overdue",
-                "for lane in self.live:",
-                "for lane in self.live[:0]:",
+                "chunkq.protocol.asks:Asks.timeout_s",
+                "return min(self._window.rto_s * self._backoff, MAX_RTO_S)",
+                "return 1e6",
             ),
         ),
     ),
@@ -141,32 +128,6 @@ ASKING_BUGS: Final = (
         why="what nobody wants is never acknowledged: the carrier stops giving",
         likely=Faults(duplicate=0.3),
         changes=(Edit(f"{_LANDING}.take", "        self._let_go(asked, index, delivery)\n", ""),),
-    ),
-    PlantedBug(
-        name="duplicate-let-go-too-early",
-        promise=Promise.A_CRASH_COSTS_LITTLE,
-        why="a second copy is acknowledged while the first, being written, may come to nothing",
-        likely=Faults(mutate=0.3, duplicate=0.3),
-        changes=(
-            Edit(
-                f"{_LANDING}.take",
-                "self._let_go(asked, index, delivery)",
-                "asked.peer.requester.done(delivery)",
-            ),
-        ),
-    ),
-    PlantedBug(
-        name="stale-ack-obeyed",
-        promise=Promise.A_CRASH_COSTS_LITTLE,
-        why="an acknowledgement from before a reconnect lets go of another delivery",
-        likely=Faults(reset_every=0.3, delay=10.0, reorder=0.5),
-        changes=(
-            Edit(
-                "chunkq.runtime.inbox:Inbox.done",
-                "if delivery.generation == self._generation:",
-                "if delivery.tag in self._open:",
-            ),
-        ),
     ),
     PlantedBug(
         name="patience-without-end",
