@@ -147,13 +147,7 @@ COMMIT_BUGS: Final = (
         promise=Promise.COMPLETES,
         why="a transfer that waited for room never hears that there is some",
         likely=Faults(full_every=1.0),
-        changes=(
-            Edit(
-                "chunkq.runtime.fetch:FileFetch._poll_space",
-                "            self._feed(ev.SpaceBack())\n",
-                "",
-            ),
-        ),
+        changes=(Edit("chunkq.runtime.roomwait:RoomWait._run", "            self._back()\n", ""),),
     ),
 )
 

@@ -45,7 +45,7 @@ GATE_BUGS: Final = (
         likely=Faults(duplicate=0.3),
         changes=(
             Edit(
-                f"{_WORKER}._handle",
+                f"{_WORKER}._take",
                 "if admitted.recordable and not"
                 " self._replays.record(header.sender, header.request_id):",
                 "if admitted.recordable and not header.sender:",
@@ -118,7 +118,13 @@ GATE_BUGS: Final = (
         promise=Promise.BOUNDED,
         why="a peer that floods is served as fast as it asks",
         likely=Faults(flood_every=0.01),
-        changes=(Edit(f"{_GATE}._over_quota", "if bucket.take(now_s):", "if bucket is not None:"),),
+        changes=(
+            Edit(
+                "chunkq.protocol.quota:Account.take_request",
+                "if not self._requests.take(now_s):",
+                "if not self._requests.take(now_s) and now_s < 0:",
+            ),
+        ),
     ),
 )
 

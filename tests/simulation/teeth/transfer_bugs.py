@@ -156,8 +156,8 @@ ASKING_BUGS: Final = (
         likely=Faults(kill_every=2.0),
         changes=(
             Edit(
-                f"{_PEER}:Requester.begin_epoch",
-                "(self.clock.wall_ms() << EPOCH_RANDOM_BITS) | random",
+                "chunkq.runtime.epochs:Epochs.begin",
+                "(self._clock.wall_ms() << EPOCH_RANDOM_BITS) | random",
                 "(1_700_000_000_000 << EPOCH_RANDOM_BITS) + 0 * random",
             ),
         ),
