@@ -61,7 +61,8 @@ class Bench:
         self.told: list[str] = []
         self.disk = Disk(self.told)
         self.transfer = Held()
-        self.committer = Committer(cast("Staging", self.disk), self._in_thread, lambda *_, **__: None)
+        staging = cast("Staging", self.disk)
+        self.committer = Committer(staging, self._in_thread, lambda *_, **__: None)
         self.committer.begin(0, Bitmap(CHUNKS))
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
