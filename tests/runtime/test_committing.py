@@ -39,6 +39,9 @@ class Disk:
         self._call("store")
         self.stored.append(state)
 
+    def free_bytes(self) -> int:
+        return 1 << 40
+
     def _call(self, name: str) -> None:
         self.told.append(name)
         if name in self.fails:
