@@ -80,6 +80,7 @@ class Disk:
         self.wall_ns = wall_ns
         self.operation = 0
         self.crashes = 0
+        self.syncs = 0
         self.boot_id = random.randbytes(16)
         self.used_pages = 1
         self._next_number = 3
@@ -227,6 +228,12 @@ class Disk:
                 change.directory.kept[change.name] = change.inode
         done = set(map(id, changes))
         self.entry_log = [each for each in self.entry_log if id(each) not in done]
+
+    def sync_all(self) -> None:
+        """As sync(2): everything that there is."""
+        for file in self._files():
+            file.sync(data_only=False)
+        self._keep(tuple(self.entry_log))
 
     def image(self, survival: Survival) -> Image:
         """What a crash now would leave. Nothing is changed."""

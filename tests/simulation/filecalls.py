@@ -208,6 +208,7 @@ class FileCalls(Descriptors):
             if isinstance(inode, File):
                 inode.fail_sync(disk.random)
             raise
+        disk.syncs += 1
         if isinstance(inode, File):
             inode.sync(data_only=data_only)
         elif isinstance(inode, Directory):

@@ -7,7 +7,7 @@ loaded with it. `Draw` throws dice; crash states are enumerated by others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
@@ -45,13 +45,7 @@ class EntryChange:
 class Survival(Protocol):
     """What is there after a crash."""
 
-    def page(self, file: File, index: int, versions: Sequence[PageVersion]) -> bytes | None:
-        """The page made of its versions, the durable one first; None: a hole."""
-        ...
-
-    def size(self, file: File, sizes: Sequence[tuple[int, int]]) -> int: ...
-
-    def meta(self, file: File, metas: Sequence[tuple[int, Meta]]) -> Meta: ...
+    def file(self, file: File) -> FileImage: ...
 
     def entries(self, log: Sequence[EntryChange]) -> Sequence[EntryChange]:
         """Those that are kept, in their order, closed as `closed` says."""
@@ -92,7 +86,17 @@ class Draw:
         self._random = random
         self._garbage = garbage
 
-    def page(self, file: File, index: int, versions: Sequence[PageVersion]) -> bytes | None:
+    def file(self, file: File) -> FileImage:
+        file.pull()
+        choice = self._random.choice
+        return file_image(
+            file,
+            {index: self._page(versions) for index, versions in file.dirty.items()},
+            size=choice(file.dirty_sizes)[1] if file.dirty_sizes else file.kept_size,
+            meta=choice(file.dirty_metas)[1] if file.dirty_metas else file.kept_meta,
+        )
+
+    def _page(self, versions: Sequence[PageVersion]) -> bytes | None:
         draw = self._random.random()
         if draw < 0.25:
             return versions[-1][1]
@@ -107,12 +111,6 @@ class Draw:
                 start = sector * SECTOR_BYTES
                 sectors.append((chosen or ZERO_PAGE)[start : start + SECTOR_BYTES])
         return b"".join(sectors)
-
-    def size(self, file: File, sizes: Sequence[tuple[int, int]]) -> int:
-        return self._random.choice(sizes)[1]
-
-    def meta(self, file: File, metas: Sequence[tuple[int, Meta]]) -> Meta:
-        return self._random.choice(metas)[1]
 
     def entries(self, log: Sequence[EntryChange]) -> Sequence[EntryChange]:
         count = self._random.randrange(len(log) + 1)
@@ -198,24 +196,23 @@ def image_of(root: Directory, log: Sequence[EntryChange], survival: Survival) ->
         elif isinstance(inode, Link):
             image.inodes[inode.number] = LinkImage(inode.target, inode.ctime_ns)
         elif isinstance(inode, File):
-            image.inodes[inode.number] = _file_image(inode, survival)
+            image.inodes[inode.number] = survival.file(inode)
     return image
 
 
-def _file_image(file: File, survival: Survival) -> FileImage:
-    file.pull()
+def file_image(
+    file: File, changed: Mapping[int, bytes | None], *, size: int, meta: Meta
+) -> FileImage:
+    """The durable pages, some of them changed; what lies past the end is never seen again."""
     pages = dict(file.kept)
-    for index, versions in file.dirty.items():
-        page = survival.page(file, index, versions)
+    for index, page in changed.items():
         if page is None:
             pages.pop(index, None)
         else:
             pages[index] = page
-    size = survival.size(file, file.dirty_sizes) if file.dirty_sizes else file.kept_size
-    meta = survival.meta(file, file.dirty_metas) if file.dirty_metas else file.kept_meta
     edge, rest = divmod(size, len(ZERO_PAGE))
     for index in [each for each in pages if each > edge or (each == edge and not rest)]:
         del pages[index]
-    if rest and edge in pages:  # bytes past the end are never seen again
+    if rest and edge in pages:
         pages[edge] = pages[edge][:rest].ljust(len(ZERO_PAGE), b"\0")
     return FileImage(meta, file.ctime_ns, size, pages, file.kept_allocated | pages.keys())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 
@@ -13,9 +13,10 @@ import pytest
 
 from chunkq.storage import linux
 from tests.simulation.disk import Disk, DiskFaults
-from tests.simulation.inodes import PAGE_BYTES, SECTOR_BYTES
+from tests.simulation.inodes import PAGE_BYTES, SECTOR_BYTES, File
 from tests.simulation.kernel import Kernel
 from tests.simulation.process import Killed, Process, running
+from tests.simulation.survival import EntryChange, FileImage, file_image
 
 #: Of an outcome that comes with a chance of one in a few, so many crashes miss it once in 10^6.
 SEEDS = 60
@@ -26,8 +27,8 @@ WALL_NS = 1_767_225_600_000_000_000
 class Machine:
     """One host, what it does within `with`, and its power switch."""
 
-    def __init__(self, seed: int = 0, **options: int) -> None:
-        self.disk = Disk(random=Random(seed), **options)
+    def __init__(self, seed: int = 0, *, capacity_bytes: int = 1 << 40) -> None:
+        self.disk = Disk(random=Random(seed), capacity_bytes=capacity_bytes)
         self.now_ns = WALL_NS
         self.kernel = Kernel({"here": self.disk}, wall_ns=lambda _: self.now_ns)
         self.process = Process("first", "here")
@@ -279,10 +280,12 @@ def test_the_same_seed_leaves_the_same() -> None:
 class _Everything:
     """A survival where nothing is open to choice any more."""
 
-    def page(self, *_: object) -> bytes:
-        raise AssertionError("all was durable")
+    def file(self, file: File) -> FileImage:
+        assert [{}, [], []] == [file.dirty, file.dirty_sizes, file.dirty_metas]
+        return file_image(file, {}, size=file.kept_size, meta=file.kept_meta)
 
-    size = meta = entries = page
+    def entries(self, log: Sequence[EntryChange]) -> Sequence[EntryChange]:
+        raise AssertionError("all names were durable")
 
 
 # ---------------------------------------------------------------- failing syncs, rot, room
