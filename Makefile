@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint bench scale fuzz kill-loop simulate simulate-teeth install need clean
+.PHONY: demo test lint bench scale fuzz kill-loop simulate simulate-teeth crash-states nth-operation install need clean
 
 demo: $(STAMP)
 	$(BIN)/chunkq demo
@@ -54,6 +54,13 @@ simulate: $(STAMP)
 # The simulator's teeth: bugs planted into the product one at a time, each of which it must find.
 simulate-teeth: $(STAMP)
 	$(BIN)/python -m tests.simulation.teeth
+
+# Every state of the disk that a crash may leave, and every call failing; `make test` has a slice.
+crash-states: $(STAMP)
+	CHUNKQ_TEST_CRASH_STATES_EVERY=1 $(PYTEST) -s -n 2 tests/simulation/test_crash_states.py
+
+nth-operation: $(STAMP)
+	CHUNKQ_TEST_NTH_OPERATION_EVERY=1 $(PYTEST) -s -n 2 tests/simulation/test_nth_operation.py
 
 install: $(STAMP)
 
