@@ -811,6 +811,17 @@ def test_a_commit_without_room_is_tried_again() -> None:
     assert [ev.Commit(Phase.RUNNING)] == bench.feed(ev.Tick(), after_s=1.0)
 
 
+def test_a_large_commit_without_room_is_not_tried_again_at_once() -> None:
+    """However much is due: it would fail over and over, as fast as the disk can say so."""
+    bench = Bench(4).running()
+    bench.transfer._dirty.limit_bytes = CHUNK
+    effects = bench.feed(ev.ChunkStored(0, bench.last(ev.AskChunks).token))
+    assert ev.Commit(Phase.RUNNING) in effects
+    assert [] == bench.feed(ev.SpaceGone("no room", step=True))
+    assert [] == bench.feed(ev.Tick(), after_s=0.5)
+    assert [ev.Commit(Phase.RUNNING)] == bench.feed(ev.Tick(), after_s=0.5)
+
+
 def test_no_room_at_the_start_prepares_again() -> None:
     """ENOSPC at the allocation: it pauses, asks for nothing, and goes on once there is room."""
     bench = Bench(4)
