@@ -11,6 +11,7 @@ from typing import Final
 from chunkq.errors import StorageError
 from chunkq.ports import Buffer
 from chunkq.storage import linux
+from chunkq.storage.closing import close
 from chunkq.storage.kinds import is_regular, lstat_at
 from chunkq.storage.mapping import storage_errors, translate
 
@@ -169,7 +170,7 @@ def read_file(directory_fd: int, name: str, path: str, largest_bytes: int) -> by
                 return None
             return read_full(fd, 0, largest_bytes)
         finally:
-            os.close(fd)
+            close(fd)
 
 
 def replace_file(
@@ -224,7 +225,7 @@ def write_new(
             with storage_errors("fsync", path, sync=True):
                 os.fsync(fd)
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def remove_if_there(directory_fd: int, name: str) -> None:

@@ -16,6 +16,7 @@ from chunkq.errors import DestinationExists, DestinationUnusable, UnsafeName
 from chunkq.protocol.limits import MAX_PATH_DEPTH
 from chunkq.protocol.names import STAGING_NAME, check_link_target, check_name, fold_key
 from chunkq.storage import descriptors
+from chunkq.storage.closing import close
 from chunkq.storage.kinds import Kind, kind_of, lstat_at
 from chunkq.storage.mapping import storage_errors, translate
 from chunkq.storage.room import NO_FLOOR, Floor
@@ -70,7 +71,7 @@ class Destination:
     def close(self) -> None:
         fd, self.directory_fd = self.directory_fd, -1
         if fd >= 0:
-            os.close(fd)
+            close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +111,7 @@ class Destination:
 
         Raises `UnsafeName`, `DestinationUnusable`, `DiskFull`.
         """
-        os.close(self._walk(self._checked(parts), create=True))
+        close(self._walk(self._checked(parts), create=True))
 
     def make_link(self, parts: Sequence[str], target: str, *, overwrite: bool = False) -> None:
         """Make a symbolic link that leads to somewhere inside the tree.
@@ -164,7 +165,7 @@ class Destination:
             try:
                 descriptors.set_mode_and_time(fd, path, wanted, mtime_ns)
             finally:
-                os.close(fd)
+                close(fd)
 
     # ------------------------------------------------------------ names that meet
 
@@ -200,7 +201,7 @@ class Destination:
             with storage_errors("readdir", self.path_of(parts)):
                 return {fold_key(name): name for name in os.listdir(fd)}
         finally:
-            os.close(fd)
+            close(fd)
 
     # ------------------------------------------------------------ walking
 
@@ -224,7 +225,7 @@ class Destination:
         try:
             yield fd, checked[-1]
         finally:
-            os.close(fd)
+            close(fd)
 
     @contextmanager
     def _open_at(self, parts: Sequence[str]) -> Iterator[tuple[int, str]]:
@@ -249,15 +250,16 @@ class Destination:
 
     def _walk(self, parts: tuple[str, ...], *, create: bool) -> int:
         """A new descriptor of the directory `parts`."""
-        fd = os.dup(self.directory_fd)
+        with storage_errors("dup", self.path):
+            fd = os.dup(self.directory_fd)
         try:
             for depth, name in enumerate(parts):
                 path = self.path_of(parts[: depth + 1])
                 below = self._step(fd, name, path, create=create)
-                os.close(fd)
+                close(fd)
                 fd = below
         except BaseException:
-            os.close(fd)
+            close(fd)
             raise
         return fd
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Final
 
 from chunkq.storage import linux
+from chunkq.storage.closing import close
 
 #: Offset, length and address must be multiples of a sector: 512 or 4096 bytes on every disk.
 ALIGNMENT_BYTES: Final = 4096
@@ -44,8 +45,12 @@ class DirectFile:
             own = os.open(name, _FLAGS, dir_fd=directory_fd)
         except OSError:
             return None
-        if not os.path.samestat(os.fstat(own), os.fstat(fd)):
-            os.close(own)
+        try:
+            same = os.path.samestat(os.fstat(own), os.fstat(fd))
+        except OSError:
+            same = False
+        if not same:
+            close(own)
             return None
         return cls(own)
 
@@ -60,7 +65,7 @@ class DirectFile:
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            close(fd)
 
     def _all(self, call: Call, offset: int, data: memoryview) -> int:
         """Call until its whole pages are done, or this way is closed, or the file has ended."""

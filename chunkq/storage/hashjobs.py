@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from chunkq.storage import descriptors
+from chunkq.storage.closing import close
 from chunkq.storage.locks import lock_file
 from chunkq.storage.mapping import storage_errors
 
@@ -39,7 +40,7 @@ class HashLock:
             try:
                 descriptors.remove_if_there(self._directory_fd, self._name)
             finally:  # or nobody else could hash that file as long as this process lives
-                os.close(fd)
+                close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +91,7 @@ def read_progress(
         else:
             return None
         finally:
-            os.close(fd)
+            close(fd)
     told = _PROGRESS.fullmatch(text.rstrip())
     if told is None or int(told[1]) > int(told[2]):
         return 0, size_bytes

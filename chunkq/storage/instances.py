@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from chunkq.errors import StorageError
+from chunkq.storage.closing import close
 from chunkq.storage.locks import MAX_ATTEMPTS, lock_file
 from chunkq.storage.mapping import storage_errors
 
@@ -35,7 +36,7 @@ class Instance:
         """Let go of the label; it stays for the next requester."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            close(fd)
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +70,7 @@ def claim_instance(
             if fd is not None:
                 return Instance(label, fd)
     finally:
-        os.close(directory_fd)
+        close(directory_fd)
     raise StorageError(f"{path}: no free label was found", hint="remove files from that directory")
 
 

@@ -27,6 +27,7 @@ from pydantic import TypeAdapter
 from chunkq.errors import NotFound, StorageError
 from chunkq.protocol.limits import KIB
 from chunkq.storage import descriptors
+from chunkq.storage.closing import close
 from chunkq.storage.kinds import lstat_at
 from chunkq.storage.locks import lock_file
 from chunkq.storage.mapping import storage_errors
@@ -123,7 +124,7 @@ class JobStore:
 
     def close(self) -> None:
         for fd in self._fds.values():
-            os.close(fd)
+            close(fd)
         self._fds.clear()
 
     # ------------------------------------------------------------ who gives work
@@ -144,7 +145,7 @@ class JobStore:
             options=dict(options or {}),
             created_ms=created_ms,
         )
-        os.close(self._write(job, JobState.PENDING))
+        close(self._write(job, JobState.PENDING))
         return job
 
     def jobs(self, state: JobState) -> list[Job]:
@@ -169,7 +170,7 @@ class JobStore:
             )
             self._replace(JobState.FAILED, renewed)
         finally:
-            os.close(failed_fd)
+            close(failed_fd)
         return renewed
 
     # ------------------------------------------------------------ who works
@@ -195,7 +196,7 @@ class JobStore:
             if job is None:
                 # Not a job: it must not be looked at again and again.
                 self._move(name, JobState.PENDING, JobState.FAILED)
-                os.close(fd)
+                close(fd)
                 continue
             self._move(name, JobState.PENDING, JobState.RUNNING)
             return JobClaim(replace(job, state=JobState.RUNNING), fd)
@@ -245,7 +246,7 @@ class JobStore:
             try:
                 self._recover_one(name)
             finally:
-                os.close(fd)
+                close(fd)
 
     def _recover_one(self, name: str) -> None:
         for state in (JobState.DONE, JobState.FAILED, JobState.PENDING):
@@ -254,7 +255,7 @@ class JobStore:
             twin_fd = self._lock(state, name)
             if twin_fd is not None:
                 self._remove(JobState.RUNNING, name)
-                os.close(twin_fd)
+                close(twin_fd)
             return
         job = self._read(JobState.RUNNING, name)
         if job is None:
@@ -276,7 +277,7 @@ class JobStore:
         try:
             self._replace(JobState.RUNNING, job)
         finally:
-            os.close(claim.fd)
+            close(claim.fd)
 
     def _replace(self, old: JobState, job: Job) -> None:
         """Let `job` appear in its new state, and its file in `old`, which we have locked, go."""
@@ -284,7 +285,7 @@ class JobStore:
         try:
             self._remove(old, job.job_id + _SUFFIX)
         finally:
-            os.close(new_fd)
+            close(new_fd)
 
     def _names(self, state: JobState) -> list[str]:
         with storage_errors("readdir", os.path.join(self.path, state)):

@@ -17,6 +17,7 @@ from chunkq.errors import DestinationUnusable, IdentityError
 from chunkq.protocol.identity import SiteKeys
 from chunkq.protocol.keyring import KeyRing
 from chunkq.storage import descriptors
+from chunkq.storage.closing import close
 from chunkq.storage.mapping import storage_errors
 
 #: A ring with all its retired keys and the longest succession and consent has about 16 KiB;
@@ -45,7 +46,7 @@ def load_ring(path: str | os.PathLike[str]) -> KeyRing:
         with storage_errors("read", whole):
             raw = descriptors.read_full(fd, 0, _MAX_FILE_SIZE_BYTES)
     finally:
-        os.close(fd)
+        close(fd)
     try:
         return KeyRing.decode(raw.decode("ascii"))
     except (IdentityError, ValueError):
@@ -95,7 +96,7 @@ def _locked(directory: str) -> Iterator[int]:
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd
     finally:
-        os.close(fd)
+        close(fd)
 
 
 class KeyFile:
@@ -154,7 +155,7 @@ def save_keys(path: str | os.PathLike[str], keys: SiteKeys) -> None:
         raise
     finally:
         descriptors.remove_if_there(fd, temporary)
-        os.close(fd)
+        close(fd)
 
 
 def _open(path: str) -> int:
@@ -170,7 +171,7 @@ def _open(path: str) -> int:
             hint="keys are a plain file, no link, readable by its owner",
         ) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
-        os.close(fd)
+        close(fd)
         raise IdentityError(f"{path} is not a plain file")
     return fd
 

@@ -8,8 +8,9 @@ import re
 from typing import Final
 
 from chunkq.errors import DestinationUnusable, StorageError
+from chunkq.storage.closing import close
 from chunkq.storage.kinds import is_regular
-from chunkq.storage.mapping import translate
+from chunkq.storage.mapping import storage_errors, translate
 
 #: A file or its directory may be removed between open and lock by whoever had it; try again so
 #: often before saying so.
@@ -37,15 +38,21 @@ def lock_file(
             raise translate(error, "open", path, destination=True) from error
         except OSError as error:
             raise translate(error, "open", path, destination=True) from error
-        if not is_regular(fd):
-            os.close(fd)
-            raise DestinationUnusable(f"{path} is not a regular file", hint="remove what is there")
-        if not _take(fd, path):
-            os.close(fd)
-            return None
-        if is_current(fd, directory_fd, name):
+        taken = False
+        try:
+            with storage_errors("stat", path, destination=True):
+                if not is_regular(fd):
+                    raise DestinationUnusable(
+                        f"{path} is not a regular file", hint="remove what is there"
+                    )
+                if not _take(fd, path):
+                    return None
+                taken = is_current(fd, directory_fd, name)
+        finally:
+            if not taken:
+                close(fd)
+        if taken:
             return fd
-        os.close(fd)
     raise StorageError(f"lock {path}: it was removed {MAX_ATTEMPTS} times while being locked")
 
 
@@ -55,7 +62,6 @@ def _take(fd: int, path: str) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        os.close(fd)
         raise translate(error, "flock", path, destination=True) from error
     return True
 

@@ -27,6 +27,7 @@ from chunkq.protocol.limits import (
 )
 from chunkq.protocol.manifest import Head, decode_head, verify_page
 from chunkq.storage import descriptors
+from chunkq.storage.closing import close
 from chunkq.storage.hashjobs import HashLock, read_progress, take_hash_lock
 from chunkq.storage.locks import is_current
 from chunkq.storage.mapping import storage_errors
@@ -59,7 +60,7 @@ class StoredManifest:
         self.path = path
         self._fd = fd
         self._leaves_offset = _FIXED_BYTES + len(head)
-        weakref.finalize(self, os.close, fd)
+        weakref.finalize(self, close, fd)
 
     def is_current(self, directory_fd: int, name: str) -> bool:
         """Whether `name` still is the file that this was read from."""
@@ -110,7 +111,7 @@ class ManifestStore:
         with storage_errors("mkdir", self.path):
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             self._directory_fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        weakref.finalize(self, os.close, self._directory_fd)
+        weakref.finalize(self, close, self._directory_fd)
 
     # ------------------------------------------------------------ manifests
 
@@ -222,7 +223,7 @@ class ManifestStore:
             return None
         finally:
             if fd >= 0:
-                os.close(fd)
+                close(fd)
         return None
 
 

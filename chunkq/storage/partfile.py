@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
@@ -13,8 +14,8 @@ from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.geometry import Geometry, to_ranges
 from chunkq.protocol.limits import MIB
 from chunkq.storage import descriptors, linux
+from chunkq.storage.closing import close
 from chunkq.storage.direct import DirectFile
-from chunkq.storage.kinds import is_regular
 from chunkq.storage.mapping import storage_errors, translate
 from chunkq.storage.room import NO_FLOOR, Floor
 
@@ -238,7 +239,7 @@ class PartFile:
         if direct is not None:
             direct.close()
         if fd is not None:
-            os.close(fd)
+            close(fd)
 
     def same_as(self, other: os.stat_result) -> bool:
         """Whether `other` is this very file."""
@@ -255,13 +256,18 @@ class PartFile:
                 if create:
                     raise
                 return
-        if not is_regular(fd):
-            os.close(fd)
-            raise DestinationUnusable(
-                f"{self.path} is not a regular file", hint="remove what is there"
-            )
+        try:
+            with storage_errors("fstat", self.path):
+                status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise DestinationUnusable(
+                    f"{self.path} is not a regular file", hint="remove what is there"
+                )
+        except StorageError:
+            close(fd)
+            raise
         self._fd = fd
-        self._sized(os.fstat(fd).st_size)
+        self._sized(status.st_size)
 
     def _sized(self, size_bytes: int) -> None:
         self._size_bytes = size_bytes

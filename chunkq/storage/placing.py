@@ -25,6 +25,7 @@ from chunkq.ports import NewFile
 from chunkq.protocol.digest import digest
 from chunkq.protocol.names import STAGING_NAME
 from chunkq.storage import descriptors, linux
+from chunkq.storage.closing import close
 from chunkq.storage.destination import Destination
 from chunkq.storage.kinds import Kind, kind_of, lstat_at
 from chunkq.storage.mapping import describe, storage_errors, translate
@@ -136,7 +137,7 @@ class BatchPlacer:
         finally:
             for fd in found.values():
                 if isinstance(fd, int):
-                    os.close(fd)
+                    close(fd)
 
     def _begin(
         self, file: NewFile, directories: dict[tuple[str, ...], int | StorageError]
@@ -279,7 +280,7 @@ class BatchPlacer:
                 os.unlink(placing.hidden_name, dir_fd=staging_fd)
         fd, placing.fd = placing.fd, -1
         if fd >= 0:
-            os.close(fd)
+            close(fd)
 
     @contextmanager
     def _staging(self) -> Iterator[int]:
@@ -289,7 +290,7 @@ class BatchPlacer:
         try:
             yield fd
         finally:
-            os.close(fd)
+            close(fd)
 
 
 def sweep(destination: Destination) -> None:
@@ -304,7 +305,7 @@ def sweep(destination: Destination) -> None:
                 if name.endswith(NAME_SUFFIX):
                     _remove_if_dead(fd, name)
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def _remove_if_dead(directory_fd: int, name: str) -> None:
@@ -315,7 +316,7 @@ def _remove_if_dead(directory_fd: int, name: str) -> None:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(name, dir_fd=directory_fd)
         finally:
-            os.close(fd)
+            close(fd)
 
 
 def _sync_each(placings: list[_Placing]) -> None:

@@ -27,6 +27,7 @@ from chunkq.errors import StorageError
 from chunkq.protocol.limits import DIGEST_SIZE_BYTES, MAX_EPOCHS_PER_PEER
 from chunkq.protocol.replay import REPLAY_WINDOW_SIZE_BYTES, ReplayWindow
 from chunkq.storage import descriptors
+from chunkq.storage.closing import close
 from chunkq.storage.mapping import storage_errors, translate
 
 _MAGIC: Final = b"CHUNKQRP"
@@ -123,13 +124,13 @@ class ReplayFile:
                 descriptors.sync_directory(fd)
         finally:
             descriptors.remove_if_there(fd, temporary)
-            os.close(fd)
+            close(fd)
 
     def close(self) -> None:
         """Close it, which also lets go of its lock."""
         if self._map is not None:
             self._map.close()
-        os.close(self._fd)
+        close(self._fd)
 
     # ------------------------------------------------------------ taking it
 

@@ -16,6 +16,7 @@ from typing import Final
 from chunkq.ports import SmallFile
 from chunkq.protocol.messages import RefusalReason
 from chunkq.storage import descriptors
+from chunkq.storage.closing import close
 from chunkq.storage.hashing import FINE_GRAIN_MS, settling_ms
 from chunkq.storage.kinds import identity_of
 
@@ -52,7 +53,7 @@ def read_small(
                 return RefusalReason.NOT_FOUND
             return _read(fd, before, largest_bytes, wall_ms, sleep)
         finally:
-            os.close(fd)
+            close(fd)
     except OSError as error:
         return RefusalReason.BUSY if error.errno in _TROUBLE else RefusalReason.NOT_FOUND
 

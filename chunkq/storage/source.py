@@ -16,6 +16,7 @@ from chunkq.protocol.limits import MAX_FILE_SIZE_BYTES, MAX_LISTING_ENTRIES
 from chunkq.protocol.messages import Entry, RefusalReason
 from chunkq.protocol.names import STAGING_NAME, check_link_target, check_name, check_path
 from chunkq.storage import descriptors
+from chunkq.storage.closing import close
 from chunkq.storage.kinds import Kind, identity_of, kind_of, time_ns
 from chunkq.storage.mapping import storage_errors, translate
 from chunkq.storage.smallfiles import read_small
@@ -86,7 +87,7 @@ class PosixSourceFile:
     def close(self) -> None:
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            close(fd)
 
 
 class DirectoryShare:
@@ -120,12 +121,14 @@ class DirectoryShare:
             if not stat.S_ISREG(_lstat(parent_fd, name).st_mode):
                 raise _not_found()
             fd = os.open(name, _FILE_FLAGS, dir_fd=parent_fd)
+        shown = self._shown(parts)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise _not_found()
-            return PosixSourceFile(fd, self._shown(parts), lambda: self._current(parts))
+            with storage_errors("fstat", shown):
+                if not stat.S_ISREG(os.fstat(fd).st_mode):
+                    raise _not_found()
+                return PosixSourceFile(fd, shown, lambda: self._current(parts))
         except BaseException:
-            os.close(fd)
+            close(fd)
             raise
 
     def _current(self, parts: tuple[str, ...]) -> os.stat_result | None:
@@ -160,7 +163,7 @@ class DirectoryShare:
                     else:
                         yield RefusalReason.NOT_FOUND
             finally:
-                os.close(fd)
+                close(fd)
 
     def _read_apart(
         self, directory: str, name: str, largest_bytes: int
@@ -207,7 +210,7 @@ class DirectoryShare:
                 with storage_errors("readdir", self._shown(parts)):
                     unnamed = self._unnamed(fd) if cursor is None else 0
             finally:
-                os.close(fd)
+                close(fd)
         going_on = chosen[-1] if len(names) > limit else None
         offered = tuple(entry for entry in entries if entry is not None)
         omitted = len(entries) - len(offered) + unnamed
@@ -297,7 +300,7 @@ class DirectoryShare:
         try:
             yield fd, name
         finally:
-            os.close(fd)
+            close(fd)
 
     @contextmanager
     def _parent(self, parts: tuple[str, ...]) -> Iterator[tuple[int, str]]:
@@ -313,7 +316,7 @@ class DirectoryShare:
             try:
                 yield fd, real[-1]
             finally:
-                os.close(fd)
+                close(fd)
 
     def _walk(self, root_fd: int, parts: tuple[str, ...]) -> int:
         return self._descend(root_fd, self._resolved(parts) if self._follow_links else parts)
@@ -324,10 +327,10 @@ class DirectoryShare:
         try:
             for name in parts:
                 below = os.open(name, _DIRECTORY_FLAGS, dir_fd=fd)
-                os.close(fd)
+                close(fd)
                 fd = below
         except BaseException:
-            os.close(fd)
+            close(fd)
             raise
         return fd
 
@@ -353,7 +356,7 @@ class DirectoryShare:
             try:
                 return _lstat(fd, real[-1])
             finally:
-                os.close(fd)
+                close(fd)
 
 
 def _shown_target(parts: tuple[str, ...], target: str) -> str:

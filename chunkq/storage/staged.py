@@ -11,6 +11,7 @@ from blake3 import blake3
 from chunkq.errors import DestinationUnusable, StateInvalid
 from chunkq.protocol.limits import MIB
 from chunkq.storage import descriptors
+from chunkq.storage.closing import close
 from chunkq.storage.destination import Destination
 from chunkq.storage.kinds import Kind, kind_of, lstat_at
 from chunkq.storage.mapping import storage_errors
@@ -162,5 +163,5 @@ def _digest(directory_fd: int, name: str) -> bytes:
             hasher.update(block)
             offset += len(block)
     finally:
-        os.close(fd)
+        close(fd)
     return hasher.digest()

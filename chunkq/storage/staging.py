@@ -22,6 +22,7 @@ from chunkq.errors import DestinationUnusable, StateInvalid, StorageError, Trans
 from chunkq.protocol.limits import DIGEST_SIZE_BYTES, MAX_HEAD_SIZE_BYTES
 from chunkq.protocol.names import STAGING_NAME
 from chunkq.storage import descriptors
+from chunkq.storage.closing import close
 from chunkq.storage.destination import Destination
 from chunkq.storage.locks import MAX_ATTEMPTS, lock_file
 from chunkq.storage.mapping import storage_errors
@@ -55,7 +56,8 @@ class Staging:
         self.transfer_id = transfer_id
         self.floor = destination.floor
         self.path = os.path.join(destination.path, STAGING_NAME)
-        self._parent_fd = os.dup(destination.directory_fd)
+        with storage_errors("dup", destination.path):
+            self._parent_fd = os.dup(destination.directory_fd)
         self.directory_fd = -1
         self._settled = True
         try:
@@ -109,7 +111,7 @@ class Staging:
                 try:
                     os.fsync(fd)
                 finally:
-                    os.close(fd)
+                    close(fd)
             descriptors.sync_directory(self.directory_fd)
             descriptors.sync_directory(self._parent_fd)
         self._settled = True
@@ -180,12 +182,12 @@ class Staging:
         self._close_directory()
         fd, self._parent_fd = self._parent_fd, -1
         if fd >= 0:
-            os.close(fd)
+            close(fd)
 
     def _close_directory(self) -> None:
         fd, self.directory_fd = self.directory_fd, -1
         if fd >= 0:
-            os.close(fd)
+            close(fd)
 
     # ------------------------------------------------------------ opening
 
@@ -219,9 +221,18 @@ def open_staging(parent_fd: int, path: str) -> int:
         with suppress(FileExistsError):
             os.mkdir(STAGING_NAME, 0o700, dir_fd=parent_fd)
         fd = os.open(STAGING_NAME, _DIRECTORY_FLAGS, dir_fd=parent_fd)
+    try:
+        with storage_errors("fstat", path, destination=True):
+            _check_own(fd, path)
+    except StorageError:
+        close(fd)
+        raise
+    return fd
+
+
+def _check_own(fd: int, path: str) -> None:
     status = os.fstat(fd)
     if status.st_uid != os.geteuid():
-        os.close(fd)
         raise DestinationUnusable(
             f"{path} belongs to another user (uid {status.st_uid})",
             hint="choose another destination, or remove that directory",
@@ -229,7 +240,6 @@ def open_staging(parent_fd: int, path: str) -> int:
     if status.st_mode & 0o077:
         with suppress(PermissionError):  # FAT and the like have no permissions to set
             os.fchmod(fd, 0o700)
-    return fd
 
 
 def begun(destination: Destination) -> frozenset[str]:
@@ -242,7 +252,7 @@ def begun(destination: Destination) -> frozenset[str]:
         with storage_errors("readdir", os.path.join(destination.path, STAGING_NAME)):
             names = os.listdir(fd)
     finally:
-        os.close(fd)
+        close(fd)
     return frozenset(
         name.removesuffix(STATE_SUFFIX) for name in names if name.endswith(STATE_SUFFIX)
     )

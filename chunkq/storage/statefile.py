@@ -31,6 +31,7 @@ from chunkq.protocol.limits import (
     MIN_CHUNK_SIZE_BYTES,
 )
 from chunkq.storage import descriptors, linux
+from chunkq.storage.closing import close
 from chunkq.storage.mapping import storage_errors, translate
 
 VERSION: Final = 1
@@ -142,7 +143,7 @@ class StateFile:
         """Let go of the file and of its lock."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
-            os.close(fd)
+            close(fd)
 
     def _check_turn(self, generation: int) -> None:
         durable = self._durable

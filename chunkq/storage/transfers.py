@@ -10,6 +10,7 @@ from chunkq.errors import StorageError
 from chunkq.ports import TransferState
 from chunkq.protocol.names import STAGING_NAME
 from chunkq.storage import descriptors
+from chunkq.storage.closing import close
 from chunkq.storage.locks import is_locked, locked_inodes
 from chunkq.storage.mapping import storage_errors
 from chunkq.storage.staging import STATE_SUFFIX, TRANSFER_ID
@@ -61,7 +62,7 @@ def list_transfers(directory: str | os.PathLike[str]) -> list[TransferSummary]:
         locked = locked_inodes()
         found = [_summary(fd, path, name, locked) for name in names]
     finally:
-        os.close(fd)
+        close(fd)
     return sorted(
         (each for each in found if each is not None),
         key=lambda each: (each.created_ms, each.transfer_id),
@@ -90,7 +91,7 @@ def _summary(
     except (OSError, StorageError) as error:
         return _make(transfer_id, _EMPTY, None, status, locked, problem=str(error))
     finally:
-        os.close(fd)
+        close(fd)
     return _make(transfer_id, header or _EMPTY, state, status, locked, problem=problem)
 
 

@@ -10,6 +10,7 @@ from chunkq.ports import Taken
 from chunkq.protocol.limits import MAX_PATH_DEPTH
 from chunkq.protocol.messages import Entry
 from chunkq.storage import descriptors
+from chunkq.storage.closing import close
 from chunkq.storage.destination import Destination
 from chunkq.storage.kinds import Kind, kind_of, lstat_at
 from chunkq.storage.mapping import storage_errors
@@ -43,7 +44,7 @@ class TreePlace:
                 with storage_errors("fsync", path, destination=True, sync=True):
                     descriptors.sync_directory(fd)
         finally:
-            os.close(fd)
+            close(fd)
         return taken
 
     def leave(self, parent: tuple[str, ...]) -> None:
