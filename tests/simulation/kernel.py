@@ -107,6 +107,7 @@ class Kernel(NameCalls):
         finally:
             for where, name, real in before:
                 setattr(where, name, real)
+            os.close = _outliving(os.close)
 
     def _places(self) -> list[tuple[Any, str, Callable[[Call], Call]]]:
         places: list[tuple[Any, str, Callable[[Call], Call]]] = []
@@ -143,9 +144,9 @@ class Kernel(NameCalls):
             (secrets, "token_hex", lambda real: lambda count: secrets.token_bytes(count).hex()),
             (fcntl, "flock", _by_descriptor(self.flock)),
             (mmap, "mmap", _by_descriptor(lambda fd, length, *_, **__: self.mmap(fd, length))),
-            (linux, "reserve", _by_descriptor(self.reserve)),
-            (linux, "punch_hole", _by_descriptor(self.punch_hole)),
-            (linux, "rename_no_replace", _by_descriptor(self._rename_no_replace)),
+            (linux, "reserve", _by_descriptor(_supported(self.reserve))),
+            (linux, "punch_hole", _by_descriptor(_supported(self.punch_hole))),
+            (linux, "rename_no_replace", _by_descriptor(_supported(self._rename_no_replace))),
             (linux, "file_system_type", _by_descriptor(self.file_system_type)),
             (time, "time_ns", self._time_ns),
             (time, "time", lambda real: lambda: time.time_ns() / 1e9 if current() else real()),
@@ -284,6 +285,33 @@ def _by_two(simulated: Call) -> Callable[[Call], Call]:
         return call
 
     return make
+
+
+def _outliving(real: Call) -> Call:
+    """The real `close`: objects of a world that is no more may be let go of at any time."""
+    if getattr(real, "outlives", False):
+        return real
+
+    def call(fd: Any) -> None:
+        if not (type(fd) is int and fd >= FIRST_FD):
+            real(fd)
+
+    call.outlives = True  # type: ignore[attr-defined]
+    return call
+
+
+def _supported(simulated: Call) -> Call:
+    """What the product's own wrappers make of a call that is not known."""
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return simulated(*arguments)
+        except OSError as error:
+            if error.errno in linux.UNSUPPORTED:
+                raise linux.Unsupported from error
+            raise
+
+    return call
 
 
 def _chmod(simulated: Call) -> Call:

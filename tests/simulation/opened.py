@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Callable
 from typing import NoReturn
@@ -13,6 +14,11 @@ from tests.simulation.process import Killed, Process, current
 
 #: Descriptors of the simulation are numbered from here: no real one ever is.
 FIRST_FD = 1 << 20
+
+#: Each kernel has a range of its own: what the garbage collector closes late, of a world that is no
+#: more, must not be a descriptor of another.
+_RANGES = 1000
+_kernels = itertools.count()
 
 #: Sees each system call of a process before it is done; raises `OSError` or `Killed`.
 Hook = Callable[[Process, str, tuple[object, ...]], None]
@@ -55,7 +61,7 @@ class Descriptors:
     def __init__(self) -> None:
         self.before_call: Hook | None = None
         self._table: dict[int, tuple[OpenFile, Process | None]] = {}
-        self._next_fd = FIRST_FD
+        self._first_fd = self._next_fd = FIRST_FD * (1 + next(_kernels) % _RANGES)
         self._orphaned: set[int] = set()
 
     # ------------------------------------------------------------ calls
@@ -115,10 +121,15 @@ class Descriptors:
         """Also when a dead process's object is let go of at last: then nothing is left to do."""
         entry = self._table.get(fd)
         if entry is None:
-            if fd in self._orphaned:
+            if fd in self._orphaned or not self._first_fd <= fd < self._next_fd:
                 return
             fail(errno.EBADF)
-        self.enter("close", None, fd)
+        try:
+            self.enter("close", None, fd)
+        except OSError:  # it is gone all the same
+            del self._table[fd]
+            self._drop(entry[0])
+            raise
         del self._table[fd]
         self._drop(entry[0])
 

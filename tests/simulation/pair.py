@@ -113,6 +113,8 @@ class Hosts:
     alice: Disk = field(default_factory=lambda: Disk(random=Random(1)))
     bob: Disk = field(default_factory=lambda: Disk(random=Random(2), device=0x802))
     events: list[str] = field(default_factory=list)
+    #: What the loop was told of because nobody waited for it.
+    unheard: list[str] = field(default_factory=list)
     now_s: float = 0.0
     started: int = 0
 
@@ -175,6 +177,8 @@ def fetch(
 
     async def main(clock: VirtualClock) -> FetchResult:
         made = MemoryCarrier(clock)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: hosts.unheard.append(repr(context)))
         began_s = hosts.now_s
         tick = asyncio.ensure_future(_keep_time(hosts, began_s))
         hosts.started += 1
@@ -185,7 +189,7 @@ def fetch(
                 asyncio.timeout(at_most_s),
             ):
                 with running(alice):
-                    return await _fetch(hosts, peer).run()
+                    return await _fetch(hosts, peer)
         finally:
             tick.cancel()
             hosts.now_s = began_s + clock.now_s + 1.0
@@ -202,9 +206,18 @@ async def _keep_time(hosts: Hosts, began_s: float) -> None:
         await asyncio.sleep(1.0)
 
 
-def open_transfer(hosts: Hosts) -> StagedFile:
+async def _fetch(hosts: Hosts, peer: PeerLink) -> FetchResult:
+    with Destination.for_file(TARGET) as destination:
+        return await FileFetch(
+            peer,
+            hosts.shape.order,
+            open_staging=lambda: open_transfer(hosts, destination),
+            pool=InlineExecutor(),
+        ).run()
+
+
+def open_transfer(hosts: Hosts, destination: Destination) -> StagedFile:
     """The transfer's staging, as a requester opens it."""
-    destination = Destination.for_file(TARGET)
     header = StateHeader(
         ephemeral=Random(hosts.started).randbytes(KEY_SIZE_BYTES),
         instance=INSTANCE,
@@ -214,15 +227,6 @@ def open_transfer(hosts: Hosts) -> StagedFile:
         created_ms=hosts.wall_ns("alice") // 1_000_000,
     )
     return open_staged(destination, (NAME,), TRANSFER_ID, header)
-
-
-def _fetch(hosts: Hosts, peer: PeerLink) -> FileFetch:
-    return FileFetch(
-        peer,
-        hosts.shape.order,
-        open_staging=lambda: open_transfer(hosts),
-        pool=InlineExecutor(),
-    )
 
 
 @asynccontextmanager
