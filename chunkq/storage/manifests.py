@@ -64,7 +64,8 @@ class StoredManifest:
 
     def is_current(self, directory_fd: int, name: str) -> bool:
         """Whether `name` still is the file that this was read from."""
-        return is_current(self._fd, directory_fd, name)
+        with storage_errors("stat", self.path):
+            return is_current(self._fd, directory_fd, name)
 
     def close(self) -> None:
         """Say that this user is done; the descriptor goes when the store lets go of it, too."""
