@@ -55,6 +55,9 @@ START_NS = 1_767_225_600_000_000_000
 SOURCE_NS = START_NS - 86_400_000_000_000
 SOURCE_MODE = 0o640
 
+#: What winding down may take, and closing.
+GRACE_S = 60.0
+
 Wrap = Callable[[Transport], Transport]
 
 
@@ -180,16 +183,22 @@ def fetch(
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: hosts.unheard.append(repr(context)))
         began_s = hosts.now_s
-        tick = asyncio.ensure_future(_keep_time(hosts, began_s))
+        ends_s = at_most_s + 2 * GRACE_S
+        tick = asyncio.ensure_future(_keep_time(hosts, began_s, ends_s))
         hosts.started += 1
         try:
             async with (
                 _serving(hosts, clock, made, bob, wrap_bob),
                 _requesting(hosts, clock, made, alice, wrap_alice) as peer,
-                asyncio.timeout(at_most_s),
             ):
                 with running(alice):
-                    return await _fetch(hosts, peer)
+                    fetching = asyncio.ensure_future(_fetch(hosts, peer))
+                await asyncio.wait({fetching}, timeout=at_most_s)
+                if fetching.done():
+                    return fetching.result()
+                fetching.cancel()
+                await asyncio.wait({fetching}, timeout=GRACE_S)
+                raise TimeoutError
         finally:
             tick.cancel()
             hosts.now_s = began_s + clock.now_s + 1.0
@@ -198,10 +207,13 @@ def fetch(
         return run(main)
 
 
-async def _keep_time(hosts: Hosts, began_s: float) -> None:
-    """The wall clock follows the loop's, in steps that are coarse enough to cost nothing."""
+async def _keep_time(hosts: Hosts, began_s: float, ends_s: float) -> None:
+    """The wall clock follows the loop's, in steps that are coarse enough to cost nothing.
+
+    It ends, so that what the code of a dead process waits for in vain is `clock.Stuck`.
+    """
     loop = asyncio.get_running_loop()
-    while True:
+    while loop.time() < ends_s:
         hosts.now_s = began_s + loop.time()
         await asyncio.sleep(1.0)
 
