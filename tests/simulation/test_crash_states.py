@@ -12,7 +12,7 @@ import pytest
 from chunkq.ports import Delivery, TransferState, Transport
 from chunkq.protocol.packet import ReplyKind, parse_reply
 from chunkq.runtime import committing
-from chunkq.storage import descriptors, partfile, staging, statefile
+from chunkq.storage import partfile, staging, statefile
 from chunkq.storage.statefile import newest_slot
 from tests.simulation.crash_states import Recorder
 from tests.simulation.hooked import HookedTransport
@@ -290,22 +290,11 @@ def bitmap_before_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(committing.Committer, "_commit_blocking", commit)
 
 
-def state_not_synced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statefile.StateFile, "_sync", lambda self: None)
-
-
 def one_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statefile, "_slot_offset", lambda number: 64 * 1024)
 
 
-def name_not_synced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descriptors, "sync_directory", lambda fd: None)
-
-
-@pytest.mark.parametrize(
-    "plant",
-    [no_sync_of_data, no_settling, bitmap_before_data, state_not_synced, one_slot, name_not_synced],
-)
+@pytest.mark.parametrize("plant", [no_sync_of_data, no_settling, bitmap_before_data, one_slot])
 def test_a_planted_mistake_is_found(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
