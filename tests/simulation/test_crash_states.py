@@ -12,7 +12,7 @@ import pytest
 from chunkq.ports import Delivery, TransferState, Transport
 from chunkq.protocol.packet import ReplyKind, parse_reply
 from chunkq.runtime import committing
-from chunkq.storage import partfile, staging, statefile
+from chunkq.storage import partfile, staging
 from chunkq.storage.statefile import newest_slot
 from tests.simulation.crash_states import Recorder
 from tests.simulation.hooked import HookedTransport
@@ -290,15 +290,11 @@ def bitmap_before_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(committing.Committer, "_commit_blocking", commit)
 
 
-def one_slot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statefile, "_slot_offset", lambda number: 64 * 1024)
-
-
-@pytest.mark.parametrize("plant", [no_sync_of_data, no_settling, bitmap_before_data, one_slot])
+@pytest.mark.parametrize("plant", [no_sync_of_data, no_settling, bitmap_before_data])
 def test_a_planted_mistake_is_found(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each loses what was promised in some state."""
     plant(monkeypatch)
     with pytest.raises(AssertionError, match=r"state \d+ of"):
-        check_every_state(record(SHAPES["new"]))
+        check_every_state(record(Shape(chunk_count=2, commit_chunks=1)))
