@@ -65,7 +65,7 @@ def take_hash_lock(directory_fd: int, directory: str, key: str) -> HashLock | No
         with storage_errors("ftruncate", path):
             os.ftruncate(fd, 0)  # what a holder that died had reported
     except BaseException:
-        os.close(fd)
+        close(fd)  # and with it the lock, which nobody else would let go of
         raise
     return HashLock(fd, directory_fd, name)
 

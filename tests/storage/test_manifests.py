@@ -18,7 +18,7 @@ from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.identity import SiteKeys
 from chunkq.protocol.manifest import ManifestBuilder, encode_head, sign_head
 from chunkq.storage.manifests import ManifestStore, StoredManifest
-from tests.storage.crashes import killed_at_every_step
+from tests.storage.crashes import FailingCall, killed_at_every_step
 from tests.storage.samples import CHUNK, MIB
 
 KEYS = SiteKeys(b"s" * 32, b"x" * 32)
@@ -320,3 +320,16 @@ def test_a_worker_that_is_killed_while_it_hashes_lets_go(store: ManifestStore) -
     assert store.progress(identity, 4096) is None
     with store.try_lock(identity, 4096) or pytest.fail("still locked"):
         assert (0, 3) == ManifestStore(store.path).progress(identity, 4096)
+
+
+def test_a_lock_that_cannot_be_used_is_let_go(
+    store: ManifestStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the file would count as being hashed for as long as this process lives."""
+    with monkeypatch.context() as patch:
+        FailingCall(patch, "ftruncate", errno.EIO)
+        with pytest.raises(StorageError, match="ftruncate"):
+            store.try_lock(IDENTITY, CHUNK)
+
+    assert store.progress(IDENTITY, CHUNK) is None
+    assert store.try_lock(IDENTITY, CHUNK) is not None
