@@ -26,6 +26,8 @@ from chunkq.errors import (
 from chunkq.ports import Transport
 from tests.simulation.hooked import HookedTransport
 from tests.simulation.pair import (
+    INBOX,
+    NAME,
     TARGET,
     Hosts,
     Processes,
@@ -174,7 +176,8 @@ def check_runs_again(hosts: Hosts, processes: Processes) -> None:
     hosts.started += STARTS
     hosts.now_s += 3600.0
     fetch(hosts, at_most_s=AT_MOST_S)
-    hosts.run("alice", lambda: check_finished(SHAPE))
+    assert SHAPE.content == hosts.run("alice", lambda: read(TARGET))
+    assert [NAME] == hosts.run("alice", lambda: os.listdir(INBOX))
 
 
 @pytest.mark.parametrize("host", ["alice", "bob"])
