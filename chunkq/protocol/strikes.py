@@ -58,12 +58,12 @@ class Strikes:
                 hint="this disk loses or alters data, or the origin signed a digest that is wrong",
             )
 
-    def sync_failed(self) -> None:
-        """An fsync failed. Raises `SyncFailed`."""
+    def sync_failed(self, detail: str) -> None:
+        """An fsync failed, with these words. Raises `SyncFailed`."""
         self._sync_failures += 1
         if self._sync_failures >= MAX_REPAIR_ROUNDS:
             raise SyncFailed(
-                f"the disk failed to sync the part file {MAX_REPAIR_ROUNDS} times in a row",
+                f"the disk failed to sync the part file {MAX_REPAIR_ROUNDS} times in a row: {detail}",
                 hint="look at the kernel's log; the disk may be dying",
             )
 

@@ -252,8 +252,8 @@ class Transfer:
                     return [self._step("read back", ev.ReadBack(), Phase.VERIFYING)]
                 if phase is Phase.PUBLISHING:
                     return [self._step("publish", ev.Publish(), Phase.PUBLISHING)]
-            case ev.SyncLost(durable):
-                self._on_sync_lost(durable)
+            case ev.SyncLost(durable, detail):
+                self._on_sync_lost(durable, detail)
             case ev.ReadBackDone(matches):
                 return self._on_read_back(matches, now)
             case _:
@@ -406,8 +406,8 @@ class Transfer:
         for lane in self.lanes:
             lane.joined, lane.offer = False, None
 
-    def _on_sync_lost(self, durable: Bitmap) -> None:
-        self._strikes.sync_failed()
+    def _on_sync_lost(self, durable: Bitmap, detail: str) -> None:
+        self._strikes.sync_failed(detail)
         if self.phase is Phase.VERIFYING:
             self.phase = Phase.RUNNING
         for index in durable.missing():

@@ -136,9 +136,10 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class SyncLost:
-    """An fsync failed: what is not in `durable` counts as absent."""
+    """An fsync failed: what is not in `durable` counts as absent. `detail`: what the disk said."""
 
     durable: Bitmap
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ class Committer:
         except SyncFailed as error:
             self._log("sync_failed", level="error", detail=error.message)
             _give_back(written)
-            return ev.SyncLost(self.durable)
+            return ev.SyncLost(self.durable, error.message)
         except BaseException:  # it ends; `release` gives back what would keep later ones out
             self._written = written + self._written
             raise

@@ -771,8 +771,9 @@ def test_a_disk_that_fails_to_sync_each_time_ends_it() -> None:
     bench.feed(ev.Committed(Phase.RUNNING))
     bench.feed(*[ev.SyncLost(none)] * 2)
     assert not bench.transfer.finished
-    bench.feed(ev.SyncLost(none))
+    bench.feed(ev.SyncLost(none, "Input/output error"))
     assert isinstance(bench.error, SyncFailed)
+    assert "Input/output error" in bench.error.message
 
 
 def test_a_failed_sync_before_publishing_reads_back_again() -> None:

@@ -49,8 +49,8 @@ COMMIT_BUGS: Final = (
         changes=(
             Edit(
                 f"{_COMMITTING}.commit",
-                "return ev.SyncLost(self.durable)",
-                "return ev.SyncLost(snapshot)",
+                "return ev.SyncLost(self.durable, error.message)",
+                "return ev.SyncLost(snapshot, error.message)",
             ),
         ),
     ),
