@@ -63,7 +63,7 @@ class Strikes:
         self._sync_failures += 1
         if self._sync_failures >= MAX_REPAIR_ROUNDS:
             raise SyncFailed(
-                f"the disk failed to sync the part file {MAX_REPAIR_ROUNDS} times in a row: {detail}",
+                f"the part file could not be synced {MAX_REPAIR_ROUNDS} times in a row: {detail}",
                 hint="look at the kernel's log; the disk may be dying",
             )
 
