@@ -14,10 +14,13 @@ from chunkq.protocol.packet import RawReply
 from chunkq.protocol.transfer import Transfer
 from chunkq.runtime.assembler import Assembler, ChunkJob, Job, Outcome, PunchJob, RecheckJob
 from chunkq.runtime.committing import Committer
-from chunkq.runtime.inbox import without_body
 from chunkq.runtime.pages import Pages
 from chunkq.runtime.peer import Asked, PeerLink, Requester
 from chunkq.runtime.tally import Tally
+
+
+#: A reply that was not needed when it came.
+_Copy = tuple[Asked, RawReply, Delivery]
 
 
 class Landing:
@@ -46,8 +49,9 @@ class Landing:
         self._feed = feed
         self._lanes = lanes
         self._log = log
-        #: Chunks on the thread, and other copies of them that came meanwhile.
-        self._writing: dict[int, list[tuple[Requester, Delivery]]] = {}
+        #: Chunks on the thread, and other copies of them that came meanwhile: whole, as the one on
+        #: the thread may not be what was asked for.
+        self._writing: dict[int, list[_Copy]] = {}
         #: What has landed in this turn of the loop: told, and given to the thread, at its end.
         self._landed: list[ev.Event] = []
         self._assembler = Assembler(
@@ -68,11 +72,14 @@ class Landing:
         stale = not adopted and (asked.version != transfer.version or leaf is None)
         if stale or not transfer.wants(index) or index in self._writing:
             self._tally.duplicate_chunks += 1
+            if index in self._writing:
+                self._writing[index].append((asked, raw, delivery))
+                self._hold(asked, delivery)
+                return
             self._let_go(asked, index, delivery)
             return
         self._writing[index] = []
-        self._landed_bytes[asked.peer.requester] += len(delivery.body)
-        asked.peer.requester.landed(len(delivery.body))
+        self._hold(asked, delivery)
         if not adopted:
             if not self._landed:
                 asyncio.get_running_loop().call_soon(self._tell_landed)
@@ -81,12 +88,19 @@ class Landing:
 
     def _let_go(self, asked: Asked, index: int, delivery: Delivery) -> None:
         """One more copy: not before the first is durable, which may be of a lost connection."""
-        if index in self._writing:
-            self._writing[index].append((asked.peer.requester, without_body(delivery)))
-        elif index in self._transfer.bitmap and index not in self._committer.durable:
+        if index in self._transfer.bitmap and index not in self._committer.durable:
             self._committer.keep(delivery, asked.peer.requester.done)
         else:
             asked.peer.requester.done(delivery)
+
+    def _hold(self, asked: Asked, delivery: Delivery) -> None:
+        """It is in memory until `_free`: with too much of that, its link hears no more."""
+        self._landed_bytes[asked.peer.requester] += len(delivery.body)
+        asked.peer.requester.landed(len(delivery.body))
+
+    def _free(self, asked: Asked, delivery: Delivery) -> None:
+        self._landed_bytes[asked.peer.requester] -= len(delivery.body)
+        asked.peer.requester.written(len(delivery.body))
 
     def _tell_landed(self) -> None:
         landed, self._landed = self._landed, []
@@ -111,15 +125,18 @@ class Landing:
 
     def _on_jobs(self, jobs: list[Job]) -> None:
         events, self._landed = self._landed, []
+        untried: list[_Copy] = []
         for job in jobs:
             if isinstance(job, ChunkJob):
-                self._settle(job)
+                untried += self._settle(job)
                 if job.version == self._transfer.version:
                     events += self._events(job)
             elif isinstance(job, RecheckJob) and job.version == self._transfer.version:
                 events.append(ev.Rechecked(job.good, job.bad))
         if events:
             self._feed(*events)
+        for copy in untried:
+            self.take(*copy)
 
     def _on_dropped(self, jobs: list[Job]) -> None:
         """The disk failed. Their deliveries go, or no later one could: a link has so many."""
@@ -128,21 +145,32 @@ class Landing:
                 job.outcome = Outcome.NO_ROOM
                 self._settle(job)
 
-    def _settle(self, job: ChunkJob) -> None:
-        """Count it, and keep its delivery for the commit or let go of it."""
+    def _settle(self, job: ChunkJob) -> list[_Copy]:
+        """Count it, and keep its delivery for the commit or let go of it.
+
+        Returns copies that may be better: of one that did not open (the broker's owner altered it)
+        all, of a bad one those of other requests, since whoever answered this one has sealed it so.
+        """
         requester, lane = job.asked.peer.requester, self._lanes[job.asked.peer]
         copies = self._writing.pop(job.index, [])
-        self._landed_bytes[requester] -= len(job.delivery.body)
-        requester.written(len(job.delivery.body))
+        for asked, _, delivery in ((job.asked, job.raw, job.delivery), *copies):
+            self._free(asked, delivery)
         if job.outcome in (Outcome.STORED, Outcome.ADOPTED):
             self._committer.keep(job.delivery, requester.done)
-            for other, delivery in copies:
-                self._committer.keep(delivery, other.done)
+            for asked, _, delivery in copies:
+                self._committer.keep(delivery, asked.peer.requester.done)
             self._tally.came(lane, self._geometry.length(job.index))
-        else:
-            requester.done(job.delivery)
-            for other, delivery in copies:
-                other.done(delivery)
+            return []
+        requester.done(job.delivery)
+        if job.outcome is Outcome.UNSEALED:
+            return copies
+        untried: list[_Copy] = []
+        for asked, raw, delivery in copies:
+            if job.outcome is Outcome.BAD and asked is not job.asked:
+                untried.append((asked, raw, delivery))
+            else:
+                asked.peer.requester.done(delivery)
+        return untried
 
     def _events(self, job: ChunkJob) -> list[ev.Event]:
         lane = self._lanes[job.asked.peer]

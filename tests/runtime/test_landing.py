@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from chunkq.errors import StorageError
+from chunkq.errors import BadSeal, StorageError
 from chunkq.ports import Delivery
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.digest import digest
@@ -58,6 +58,8 @@ class Desk:
     acknowledged: list[int] = field(default_factory=list)
     bitmap: Bitmap = field(default_factory=lambda: Bitmap(1))
     stored: asyncio.Event = field(default_factory=asyncio.Event)
+    #: So many copies do not open.
+    unsealed: int = 0
 
     def __post_init__(self) -> None:
         self.head = SimpleNamespace(geometry=GEOMETRY, root=bytes(32))
@@ -102,6 +104,9 @@ class Desk:
         self.landing.take(cast("Any", self.asked), cast("Any", raw), Delivery(CONTENT, tag, 1))
 
     def _open_into(self, raw: Any, room: memoryview) -> None:
+        if self.unsealed:
+            self.unsealed -= 1
+            raise BadSeal("altered on the way")
         room[:] = CONTENT
 
     def _feed(self, *events: Any) -> None:
@@ -116,15 +121,16 @@ class Desk:
 @dataclass(eq=False)
 class _Requester:
     acknowledged: list[int]
+    in_memory_bytes: int = 0
 
     def done(self, *deliveries: Delivery) -> None:
         self.acknowledged += [delivery.tag for delivery in deliveries]
 
     def landed(self, size_bytes: int) -> None:
-        """In memory."""
+        self.in_memory_bytes += size_bytes
 
     def written(self, size_bytes: int) -> None:
-        """No more."""
+        self.in_memory_bytes -= size_bytes
 
 
 class _Lanes:
@@ -154,6 +160,33 @@ async def test_no_copy_of_a_chunk_is_acknowledged_before_the_chunk_is_durable(
     assert [1, 2, 3] == sorted(desk.acknowledged)
     desk.come(4)
     assert [1, 2, 3, 4] == sorted(desk.acknowledged)
+    part.close()
+    os.close(fd)
+
+
+async def test_a_good_copy_is_used_if_the_one_before_does_not_open(tmp_path: Path) -> None:
+    """Whoever owns the broker would else have it acknowledged, and gone, before it is durable."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    part = PartFile(fd, "x.part", str(tmp_path / "x.part"))
+    part.allocate(GEOMETRY, None)
+    desk = Desk(part)
+    desk.committer.durable = Bitmap(1)
+
+    desk.unsealed = 1
+    desk.come(1)
+    desk.come(2)  # while the altered one is on the thread
+    desk.landing._assembler.flush()
+    desk.pool.do()
+    async with asyncio.timeout(20):
+        while not desk.pool.work:
+            await asyncio.sleep(0)
+            desk.landing._assembler.flush()
+        assert [1] == desk.acknowledged
+        desk.pool.do()
+        await desk.stored.wait()
+    await desk.committer.commit(cast("Any", desk), Phase.RUNNING)
+    assert [1, 2] == sorted(desk.acknowledged)
+    assert 0 == desk.requester.in_memory_bytes
     part.close()
     os.close(fd)
 
