@@ -264,8 +264,6 @@ class Promises:
         job = self._job_of(by, body.path)
         if job is None or job.done or self.world.faulty_disk(job.site) or self._lies:
             return
-        if self.world.drawn.mutate:  # a copy that did not open may have kept the other one out
-            return
         if asked.run is None or asked.run is not self._begun.get(job):  # of an earlier run
             return
         if not self.world.is_receiving(by, job, body.root):
