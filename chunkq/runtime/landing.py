@@ -18,7 +18,6 @@ from chunkq.runtime.pages import Pages
 from chunkq.runtime.peer import Asked, PeerLink, Requester
 from chunkq.runtime.tally import Tally
 
-
 #: A reply that was not needed when it came.
 _Copy = tuple[Asked, RawReply, Delivery]
 
