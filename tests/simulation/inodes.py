@@ -306,11 +306,11 @@ class File(Inode):
         """Take over what was changed in the mapping: as a write of nobody (operation -1)."""
         if self.mapped is None:
             return
-        view = memoryview(self.mapped)
-        for index in range(len(view) // PAGE_BYTES):
-            page = view[index * PAGE_BYTES : (index + 1) * PAGE_BYTES]
+        data = bytes(self.mapped)  # slices of bytes are compared faster than those of a view
+        for index in range(len(data) // PAGE_BYTES):
+            page = data[index * PAGE_BYTES : (index + 1) * PAGE_BYTES]
             if page != self.pages.get(index, ZERO_PAGE):
-                self._put(-1, index, bytes(page))
+                self._put(-1, index, page)
 
     # ------------------------------------------------------------ durability
 
