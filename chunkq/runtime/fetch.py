@@ -238,7 +238,7 @@ class FileFetch:
         transfer = self._transfer
         if transfer is None or self._result.done():
             return
-        effect = transfer.commit() if transfer.uncommitted_bytes else None
+        effect = transfer.commit() if transfer.uncommitted_bytes and self._kept else None
         transfer.abandon()
         if effect is not None and transfer.head is not None:
             await self._committer.commit(transfer, effect.phase)
@@ -542,3 +542,4 @@ class FileFetch:
         """The file is at its place: note that down, and only then forget the transfer."""
         await self._in_thread(lambda: self._recorder.published(head, self._manifest))
         await self._in_thread(self._staging.remove)
+        self._kept = False

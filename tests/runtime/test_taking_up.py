@@ -207,3 +207,24 @@ def test_who_is_stopped_by_a_disk_that_fails_keeps_no_deliveries(
 
 class _Crash(Exception):
     """The process ends here."""
+
+
+def test_a_stop_while_it_is_published_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left to commit then: what was staged is the file at its place."""
+
+    async def scene(pair: Pair) -> None:
+        loop, publish = asyncio.get_running_loop(), StagedFile.publish
+        running = asyncio.ensure_future(get(pair))
+
+        def stopped(staged: StagedFile, **options: Any) -> None:
+            loop.call_soon_threadsafe(running.cancel)
+            publish(staged, **options)
+
+        monkeypatch.setattr(StagedFile, "publish", stopped)
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert pair.arrived(NAME)
+
+    in_a_pair(tmp_path, scene)
