@@ -31,6 +31,8 @@ class Tally:
     cpu_s: float = 0.0
     occurred: Counter[str] = field(default_factory=Counter)
     ends: Counter[str] = field(default_factory=Counter)
+    #: In how many seeds each check had something to look at.
+    checked: Counter[str] = field(default_factory=Counter)
     failed: list[Outcome] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
@@ -40,6 +42,7 @@ class Tally:
         self.virtual_s += outcome.virtual_s
         self.occurred.update(outcome.occurred)
         self.ends.update(outcome.ends)
+        self.checked.update(outcome.checked.keys())
         if outcome.failed:
             self.failed.append(outcome)
 
@@ -51,11 +54,13 @@ class Tally:
         self.cpu_s += other.cpu_s
         self.occurred += other.occurred
         self.ends += other.ends
+        self.checked += other.checked
         self.failed += other.failed
 
     def __str__(self) -> str:
         faults = ", ".join(f"{name} {count}" for name, count in sorted(self.occurred.items()))
         ends = ", ".join(f"{name} {count}" for name, count in sorted(self.ends.items()))
+        checked = ", ".join(f"{name} {count}" for name, count in sorted(self.checked.items()))
         years = self.virtual_s / _SECONDS_PER_YEAR
         return "\n".join(
             (
@@ -64,6 +69,7 @@ class Tally:
                 f"CPU: {1000 * self.cpu_s / max(1, self.seeds):.0f} ms a seed",
                 f"faults: {faults or 'none'}",
                 f"runs that ended with: {ends or 'nothing'}",
+                f"seeds in which a check had something to look at: {checked}",
                 f"failed: {len(self.failed)}",
             )
         )

@@ -81,6 +81,8 @@ class Disk:
         self.operation = 0
         self.crashes = 0
         self.syncs = 0
+        #: How often a call got EIO or ENOSPC from it.
+        self.refusals = 0
         self.boot_id = random.randbytes(16)
         self.used_pages = 1
         self._next_number = 3
@@ -160,6 +162,7 @@ class Disk:
         if self.used_pages + last - first + 1 > self.capacity_pages:
             length = self._fitting(file, offset, length)
             if length <= 0:
+                self.refusals += 1
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         before = len(file.allocated)
         file.write(self.next_operation(), offset, data[:length])
@@ -188,6 +191,7 @@ class Disk:
         pages = range(offset // PAGE_BYTES, -(-(offset + length) // PAGE_BYTES))
         wanted = set(pages) - file.allocated
         if len(wanted) > self.free_pages:
+            self.refusals += 1
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         file.allocated |= wanted
         self.used_pages += len(wanted)

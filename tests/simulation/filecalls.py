@@ -203,6 +203,7 @@ class FileCalls(Descriptors):
         try:
             self.enter(name, disk, fd)
             if (chance := disk.faults.sync_error) and disk.random.random() < chance:
+                disk.refusals += 1
                 fail(errno.EIO)
         except OSError:
             if isinstance(inode, File):

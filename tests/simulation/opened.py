@@ -78,10 +78,13 @@ class Descriptors:
             draw = disk.random.random
             if name in _CHANGING:
                 if faults.write_error and draw() < faults.write_error:
+                    disk.refusals += 1
                     fail(errno.EIO)
                 if name in _TAKING_ROOM and faults.no_space and draw() < faults.no_space:
+                    disk.refusals += 1
                     fail(errno.ENOSPC)
             elif name in _READING and faults.read_error and draw() < faults.read_error:
+                disk.refusals += 1
                 fail(errno.EIO)
             if name in _OPENING and faults.no_descriptor and draw() < faults.no_descriptor:
                 fail(errno.EMFILE)

@@ -6,6 +6,7 @@ first that does not hold is kept; the world ends with it.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from chunkq.runtime.progress import FetchResult
 from chunkq.storage.transferid import transfer_id
 from tests.simulation.asked_for import path_asked_for
 from tests.simulation.broker import Packet
+from tests.simulation.excuses import disk_refused, is_excused
 from tests.simulation.inodes import Directory, File, Inode
 from tests.simulation.inspect_disk import Slot, find, newest_slot, read, read_at, walk
 from tests.simulation.intruders import INTRUDER
@@ -83,6 +85,8 @@ class Begun:
 
     process: Running
     slot: Slot | None
+    #: How often its host's disk had refused something by then.
+    refusals: int
 
 
 class Promises:
@@ -104,6 +108,13 @@ class Promises:
         self._begun: dict[Job, Begun] = {}
         self._acts: dict[tuple[Running, str], list[float]] = {}
         self._lies = 0
+        #: What is sealed next is a lie; and those packets that were one.
+        self._is_lying = False
+        self._lied: set[bytes] = set()
+        #: A file that has not the digest it was signed with is doubted as a whole.
+        self._digest_lied = False
+        #: How often each check had something to look at.
+        self.checked: Counter[str] = Counter()
         self._names = [job.source.path.encode() for job in world.workload.jobs]
         self._names += [SHARE.encode(), SECRET_SHARE.encode()]
 
@@ -142,6 +153,10 @@ class Promises:
             self.sealed[packet] = (header[4], index, header[8:24])
             if header[4] == ReplyKind.MANIFEST:
                 self._check_grant(process, header[8:24])
+            if self._is_lying:
+                self._lied.add(packet)
+                self._digest_lied |= header[4] == ReplyKind.MANIFEST
+        self._is_lying = False
 
     def published(self, by: Running, to: Mailbox, body: bytes) -> None:
         for name in self._names:
@@ -153,6 +168,7 @@ class Promises:
 
     def lied(self, site: str) -> None:
         self._lies += 1
+        self._is_lying = True
 
     def delivered(self, to: Running, mailbox: Mailbox, packet: Packet) -> None:
         """Note whether a request came in time, by the clock of who gets it."""
@@ -227,7 +243,7 @@ class Promises:
     # ------------------------------------------------------------ commits
 
     def run_begins(self, process: Running, job: Job) -> None:
-        self._begun[job] = Begun(process, self.slot_of(job))
+        self._begun[job] = Begun(process, self.slot_of(job), self._refusals(job))
 
     def _check_request(self, process: Running, asked: Asked) -> None:
         """Promise 2: what was committed before a start is not asked for again."""
@@ -236,8 +252,9 @@ class Promises:
         if job is None or (begun := self._begun.get(job)) is None:
             return
         asked.run, slot = begun, begun.slot
-        if slot is None or slot.root != body.root or self.world.faulty_disk(job.site):
+        if slot is None or slot.root != body.root or self._is_disk_blamed(job):
             return
+        self.checked["asked again"] += 1
         again = slot.bits.intersection(from_ranges(body.runs))
         if again:
             self.fail(2, f"{job}: committed and asked for again: {sorted(again)}")
@@ -250,7 +267,7 @@ class Promises:
             self.fail(7, what)
         for packet in packets:
             sealed = self.sealed.get(packet.body)
-            if sealed is None or sealed[0] != ReplyKind.CHUNK:
+            if sealed is None or sealed[0] != ReplyKind.CHUNK or packet.body in self._lied:
                 continue
             asked = self.asked.get((keys_of(mailbox.site).site_id, sealed[2]))
             if asked is None or asked.by is not by or asked.kind != RequestKind.CHUNKS:
@@ -262,12 +279,13 @@ class Promises:
     ) -> None:
         body = cbor.decode(Chunks, asked.body)
         job = self._job_of(by, body.path)
-        if job is None or job.done or self.world.faulty_disk(job.site) or self._lies:
+        if job is None or job.done or self._digest_lied or self._is_disk_blamed(job):
             return
         if asked.run is None or asked.run is not self._begun.get(job):  # of an earlier run
             return
         if not self.world.is_receiving(by, job, body.root):
             return
+        self.checked["acknowledged"] += 1
         slot = self.slot_of(job, durable=True)
         if slot is not None and slot.root == body.root and index in slot.bits:
             self._check_data(job, slot, {index}, durable=True)
@@ -334,6 +352,7 @@ class Promises:
             final = find(self.world.disks[job.site], job.destination, durable=durable)
             if isinstance(final, File):
                 part = final
+        self.checked["bits"] += 1
         size = slot.chunk_size_bytes
         for index in sorted(bits):
             wanted = version[index * size : (index + 1) * size]
@@ -403,7 +422,8 @@ class Promises:
             return None
         if final not in job.source.versions:
             self.fail(1, f"{job}: done with {len(final)} bytes that are no version of the source")
-        if lasting != final and not self.world.faulty_disk(job.site):
+        self.checked["published durably"] += 1
+        if lasting != final:
             self.fail(1, f"{job}: done, and a power cut would undo it")
         for suffix in (".part", ".state", ".manifest", ".new"):
             if find(disk, f"/sim/{job.site}/inbox/.chunkq/{name}{suffix}") is not None:
@@ -412,7 +432,7 @@ class Promises:
             self.fail(1, f"{job}: done, and told with another digest than it has")
         if result.size_bytes != len(final):
             self.fail(3, f"{job}: {result.size_bytes} bytes are told, {len(final)} are there")
-        alone = len(job.source.versions) == 1 and not self.world.faulty_disk(job.site)
+        alone = len(job.source.versions) == 1 and not self._is_disk_blamed(job)
         if alone and not self._lies and result.new_bytes > len(final):
             self.fail(3, f"{job}: {result.new_bytes} new bytes of {len(final)}")
         return None
@@ -428,21 +448,11 @@ class Promises:
             if ours and job not in self.world.intruded:
                 job.done, job.final = True, final or b""
                 return self.world.job_done(job)
-        faults = self.world.drawn
         if not error.message:
             self.fail(3, f"{job}: {name} says nothing")
-        excuses: dict[str, bool] = {
-            "PeerSilent": True,
-            "BrokerUnreachable": True,
-            "NotFound": bool(faults.vanish_every or faults.false_refusal),
-            "PeerRefused": bool(faults.false_refusal or self._lies),
-            "IntegrityError": bool(self._lies or self.world.faulty_disk(job.site)),
-            "OtherVersion": bool(faults.change_every),
-            "DestinationExists": bool(faults.change_every or faults.intrude_every),
-            "SourceChanging": bool(faults.change_every or faults.false_refusal),
-        }
-        storage = self.world.faulty_disk(job.site) or self.world.faulty_disk(job.origins[0])
-        if not excuses.get(name, storage or bool(self._lies)):
+        self.checked["ends"] += 1
+        since = self._begun[job].refusals if job in self._begun else 0
+        if not is_excused(self.world, job, error, since=since, lies=self._lies):
             self.fail(3, f"{job}: {name} for no reason: {error.message}")
         return None
 
@@ -450,6 +460,15 @@ class Promises:
 
     def _jobs_at(self, host: str) -> list[Job]:
         return [job for job in self.world.workload.jobs if job.site == host]
+
+    def _refusals(self, job: Job) -> int:
+        return self.world.disks[job.site].refusals
+
+    def _is_disk_blamed(self, job: Job) -> bool:
+        """Whether the disk has refused this run something, or lost what it had."""
+        if self.world.is_rotten(job.site) or (begun := self._begun.get(job)) is None:
+            return True
+        return disk_refused(self.world, job.site, begun.refusals)
 
     @staticmethod
     def _path_of(asked: Asked) -> str:

@@ -17,6 +17,7 @@ FOUND = [
     (20057, "stopped while staging was opened: the transfer busy with its own process for ever"),
     (21069, "deliveries that a disk error had left undone kept all later ones out for ever"),
     (5075, "a copy of a chunk acknowledged before the chunk was durable"),
+    (200205, "an error, for a run that was stopped while its file was published"),
     (20568, "a good copy acknowledged as an altered one was on its way to the disk"),
 ]
 

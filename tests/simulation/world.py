@@ -77,6 +77,8 @@ class Outcome:
     digest: str = ""
     occurred: dict[str, int] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
+    #: How often each check had something to look at.
+    checked: dict[str, int] = field(default_factory=dict)
     broken: Broken | None = None
     #: What went wrong that is no promise: tracebacks.
     unexpected: str = ""
@@ -436,6 +438,7 @@ def _outcome(world: World, options: Options) -> Outcome:
         digest=world.trace.digest,
         occurred=dict(sorted(world.trace.faults.items())),
         ends=ends,
+        checked=dict(sorted(world.watch.checked.items())),
         broken=world.watch.broken,
         unexpected="\n".join(world.loop.unexpected),
         trace=list(world.trace.last) if options.keep_trace or world.watch.broken else [],
