@@ -31,9 +31,15 @@ class Epochs:
         return len(self._begun)
 
     def begin(self, above: int = 0) -> int:
-        """A number larger than `above`, and never given out here before."""
+        """A number larger than `above`, and never given out here before.
+
+        Nor, by chance, to an earlier process that was told of the same `above`: the number and a
+        transfer's secret make the keys of requests, and no two are sealed under one.
+        """
         random = int.from_bytes(self._entropy(4), "big") % (1 << EPOCH_RANDOM_BITS)
-        epoch = max((self._clock.wall_ms() << EPOCH_RANDOM_BITS) | random, above + 1)
+        epoch = max((self._clock.wall_ms() << EPOCH_RANDOM_BITS) | random, above + 1 + random)
+        if epoch > LAST_EPOCH:  # only of an origin that lies
+            epoch = above + 1
         while epoch in self._begun:
             epoch += 1
         self._begun.add(epoch)
