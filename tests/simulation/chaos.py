@@ -239,7 +239,7 @@ class Chaos:
         host = random.choice(list(self._world.hosts))
         disk = self._world.disks[host]
         room = random.choice((0, 1, 4))
-        disk.capacity_pages = disk.used_pages + room
+        disk.capacity_pages = disk.used_pages + room + self._world.bounds.floor_pages
         self._world.fault("full_every", f"{host} but {room} pages")
         self._world.loop.later(_spell(random), self._empty, host)
 

@@ -66,7 +66,7 @@ class Desk:
     async def run(self, job: Job) -> None:
         """One run of the command. Raises a `ChunkqError`."""
         first, *others = (Place(self.peers[name], SHARE, job.source.path) for name in job.origins)
-        with Destination.for_file(job.destination) as destination:
+        with Destination.for_file(job.destination, self.world.bounds.floor) as destination:
             fetch = FileFetch(
                 first.peer,
                 Order(share=SHARE, path=job.source.path, patience_s=job.patience_s),
@@ -80,6 +80,7 @@ class Desk:
                 result = await fetch.run()
             finally:
                 del self.fetches[job]
+                self.world.bounds.check_asking(self.process)
         self.world.watch.run_ended(self.process, job, result)
 
     def _open(self, job: Job, destination: Destination) -> StagedFile:

@@ -261,6 +261,7 @@ class Promises:
 
     def acknowledged(self, by: Running, mailbox: Mailbox, packets: list[Packet]) -> None:
         """Promise 2: who acknowledges a chunk has it durably, or holds another copy of it."""
+        self.world.bounds.check_asking(by)
         if mailbox.kind != "rep":
             return
         if (what := self._staged.miscounted_window(by)) is not None:

@@ -59,7 +59,8 @@ class WatchedAnswers(Answers):
             await replies.refuse(refusal)
             return
         replies.sealer = Liar(world, replies.sealer, self._site)  # type: ignore[assignment]
-        await super().act(peer, body, replies)
+        with world.bounds.answering(self._process, peer, body):
+            await super().act(peer, body, replies)
 
 
 class Liar:
@@ -188,5 +189,6 @@ async def serve(world: World, process: Running, site: str) -> None:
         log=world.log_of(process),
         requests_per_s=REQUESTS_PER_S,
         concurrency=CONCURRENCY,
+        quota=world.bounds.quota,
     )
     await worker.run()

@@ -20,10 +20,10 @@ from chunkq.protocol import aead
 from chunkq.protocol.packet import Suite
 from chunkq.protocol.transfer_events import Phase
 from tests.simulation.adversary import Adversary
+from tests.simulation.bounds import Bounds, WatchedDisk
 from tests.simulation.broker import Broker, Packet
 from tests.simulation.chaos import Chaos
 from tests.simulation.clock import Stuck, VirtualClock
-from tests.simulation.disk import Disk
 from tests.simulation.faults import Faults
 from tests.simulation.fetching import MAX_FLOOD, Desk, fetch, flood
 from tests.simulation.hosts import Host
@@ -31,7 +31,7 @@ from tests.simulation.kernel import Kernel
 from tests.simulation.loop import Running, WorldLoop
 from tests.simulation.process import Killed, Process, current
 from tests.simulation.promises import Broken, Promises
-from tests.simulation.serving import serve
+from tests.simulation.serving import CONCURRENCY, REQUESTS_PER_S, serve
 from tests.simulation.sites_of import images
 from tests.simulation.streams import Streams
 from tests.simulation.trace import Trace
@@ -128,13 +128,17 @@ class World:
             sites = (*sites, FLOODER)
         self.hosts = {site: Host(site, self.clock) for site in sites}
         self.disks = {
-            site: Disk(random=streams.of(f"disk {site}"), wall_ns=self.hosts[site].wall_ns)
+            site: WatchedDisk(random=streams.of(f"disk {site}"), wall_ns=self.hosts[site].wall_ns)
             for site in sites
         }
         self.kernel = WatchedKernel(
             self.disks, wall_ns=lambda host: self.hosts[host].wall_ns(), entropy=streams.entropy
         )
         self.watch = Promises(self)
+        self.bounds = Bounds(self, REQUESTS_PER_S, CONCURRENCY)
+        if self.bounds.small:
+            for site in self.workload.requesters:
+                self.disks[site].bounds = self.bounds
         self.broker = Broker(self.loop, streams.network, self.faults, self.trace, self.watch)
         self.adversary = Adversary(self.broker, streams.adversary)
         self.chaos = Chaos(self)
@@ -304,6 +308,7 @@ class World:
         """Live. What is wrong afterwards is in `watch` and in `loop.unexpected`."""
         with ExitStack() as stack:
             stack.enter_context(_sealing(self.watch))
+            stack.enter_context(self.bounds.installed())
             stack.enter_context(self.kernel.install())
             images(self)
             self.kernel.before_call = self._before_call
