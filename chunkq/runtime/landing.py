@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 
 from chunkq.ports import Delivery, Log, PartFile
 from chunkq.protocol import transfer_events as ev
+from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.packet import RawReply
 from chunkq.protocol.transfer import Transfer
@@ -51,6 +52,8 @@ class Landing:
         #: Chunks on the thread, and other copies of them that came meanwhile: whole, as the one on
         #: the thread may not be what was asked for.
         self._writing: dict[int, list[_Copy]] = {}
+        #: Written and not yet compared: of these another copy may come, and is nothing new.
+        self._adopted = Bitmap(geometry.chunk_count)
         #: What has landed in this turn of the loop: told, and given to the thread, at its end.
         self._landed: list[ev.Event] = []
         self._assembler = Assembler(
@@ -158,7 +161,8 @@ class Landing:
             self._committer.keep(job.delivery, requester.done)
             for asked, _, delivery in copies:
                 self._committer.keep(delivery, asked.peer.requester.done)
-            self._tally.came(lane, self._geometry.length(job.index))
+            if job.outcome is Outcome.STORED or self._adopted.add(job.index):
+                self._tally.came(lane, self._geometry.length(job.index))
             return []
         requester.done(job.delivery)
         if job.outcome is Outcome.UNSEALED:

@@ -60,6 +60,7 @@ class Desk:
     stored: asyncio.Event = field(default_factory=asyncio.Event)
     #: So many copies do not open.
     unsealed: int = 0
+    page_known: bool = True
 
     def __post_init__(self) -> None:
         self.head = SimpleNamespace(geometry=GEOMETRY, root=bytes(32))
@@ -95,8 +96,8 @@ class Desk:
     def wants(self, index: int) -> bool:
         return index not in self.bitmap
 
-    def leaf(self, index: int) -> bytes:
-        return digest(CONTENT)
+    def leaf(self, index: int) -> bytes | None:
+        return digest(CONTENT) if self.page_known else None
 
     def come(self, tag: int) -> None:
         """One copy of the chunk."""
@@ -187,6 +188,26 @@ async def test_a_good_copy_is_used_if_the_one_before_does_not_open(tmp_path: Pat
     await desk.committer.commit(cast("Any", desk), Phase.RUNNING)
     assert [1, 2] == sorted(desk.acknowledged)
     assert 0 == desk.requester.in_memory_bytes
+    part.close()
+    os.close(fd)
+
+
+async def test_a_chunk_of_an_earlier_process_that_comes_twice_is_counted_once(
+    tmp_path: Path,
+) -> None:
+    """Before its page is known it is written as often as it comes; new it is only once."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    part = PartFile(fd, "x.part", str(tmp_path / "x.part"))
+    part.allocate(GEOMETRY, None)
+    desk = Desk(part)
+    desk.asked.token, desk.page_known = 0, False
+    for tag in (1, 2):
+        desk.come(tag)
+        desk.landing._assembler.flush()
+        desk.pool.do()
+        async with asyncio.timeout(20):
+            await desk.landing.drained()
+    assert CHUNK == desk.landing._tally.new_bytes
     part.close()
     os.close(fd)
 
