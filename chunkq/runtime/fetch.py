@@ -499,6 +499,8 @@ class FileFetch:
             return
         if isinstance(event, ev.SyncLost):
             self._reader.restart()
+            assert self._landing is not None
+            await self._landing.drained()  # what was written meanwhile may be lost as well
         self._feed(event)
 
     def _look_at_room(self) -> None:
