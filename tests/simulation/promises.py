@@ -108,7 +108,7 @@ class Promises:
         self._begun: dict[Job, Begun] = {}
         self._acts: dict[tuple[Running, str], list[float]] = {}
         self._lies = 0
-        #: What is sealed next is a lie; and those packets that were one.
+        #: What is sealed next is a lie; and the requests that were answered by one.
         self._is_lying = False
         self._lied: set[bytes] = set()
         #: A file that has not the digest it was signed with is doubted as a whole.
@@ -154,7 +154,7 @@ class Promises:
             if header[4] == ReplyKind.MANIFEST:
                 self._check_grant(process, header[8:24])
             if self._is_lying:
-                self._lied.add(packet)
+                self._lied.add(header[8:24])
                 self._digest_lied |= header[4] == ReplyKind.MANIFEST
         self._is_lying = False
 
@@ -268,7 +268,7 @@ class Promises:
             self.fail(7, what)
         for packet in packets:
             sealed = self.sealed.get(packet.body)
-            if sealed is None or sealed[0] != ReplyKind.CHUNK or packet.body in self._lied:
+            if sealed is None or sealed[0] != ReplyKind.CHUNK or sealed[2] in self._lied:
                 continue
             asked = self.asked.get((keys_of(mailbox.site).site_id, sealed[2]))
             if asked is None or asked.by is not by or asked.kind != RequestKind.CHUNKS:

@@ -39,10 +39,10 @@ from tests.simulation.trust import Trust
 from tests.simulation.workload import FLOODER, Job, Workload
 
 #: After the faults have stopped, a transfer may take so long: patience, back-offs, stalls.
-BUDGET_S = 1500.0
+BUDGET_S = 600.0
 #: And so many packets in all, for each chunk and beside.
-BUDGET_PACKETS_PER_CHUNK = 12
-BUDGET_PACKETS = 1500
+BUDGET_PACKETS_PER_CHUNK = 6
+BUDGET_PACKETS = 400
 #: No world needs more: a storm is a bug, too.
 MAX_EVENTS = 200_000
 #: A process that ended is started again after so long.
