@@ -119,8 +119,8 @@ def _join(root: Path, link: str, getting: Getting) -> Site:
     site, bob = Site(root, "mallory"), getting.pair.bob
     root.mkdir()
     random_file(getting.pair.files / "flood", FLOOD_BYTES)
-    site.run("init", "--name", "mallory", "--link", link)
-    site.run("peer", "add", bob.run("id"))
-    bob.run("peer", "add", site.run("id"))
-    bob.run("grant", "mallory", "files")
+    site.quick("init", "--name", "mallory", "--link", link)
+    site.quick("peer", "add", bob.quick("id"))
+    bob.quick("peer", "add", site.quick("id"))
+    bob.quick("grant", "mallory", "files")
     return site

@@ -67,12 +67,12 @@ class Sites:
         random_file(self._source, size_bytes)
         for site in (self.alice, *self.origins.values()):
             site.root.mkdir()
-            site.run("init", "--name", site.name, "--link", url)
+            site.quick("init", "--name", site.name, "--link", url)
         for name, origin in self.origins.items():
             shutil.copyfile(self._source, self._files(name) / "file")
-            self.alice.run("peer", "add", origin.run("id"))
-            origin.run("peer", "add", self.alice.run("id"))
-            origin.run("share", "add", "files", str(self._files(name)), "--to", "alice")
+            self.alice.quick("peer", "add", origin.quick("id"))
+            origin.quick("peer", "add", self.alice.quick("id"))
+            origin.quick("share", "add", "files", str(self._files(name)), "--to", "alice")
             limit_rate(origin.root / "config" / "config.toml", RATES[name])
         self.start()
         self._requester = start_requester(self.alice, DYING, **OFTEN)

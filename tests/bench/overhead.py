@@ -58,7 +58,7 @@ def _get(
         pair = Pair.make(root, url(alices.port), url(bobs.port))
         try:
             cut = ("--chunk-size", chunk_size, "--to", "alice")
-            pair.bob.run("share", "add", "cut", str(pair.files), *cut)
+            pair.bob.quick("share", "add", "cut", str(pair.files), *cut)
             random_file(pair.files / "file", size)
             serving = pair.bob.start("serve", CHUNKQ_LOG_FORMAT="json")
             wait_until(lambda: any(each.get("event") == "serving" for each in serving.events))

@@ -36,7 +36,7 @@ KEYS = {
 }
 SLICES = {name: ["--size", "16"] for name in KEYS} | {
     "smallfiles": ["--count", "200"],
-    "growth": ["--size", "16", "--count", "300"],
+    "growth": ["--size", "16", "--count", "30"],
     "slowlink": ["--size", "2"],
     "fairness": ["--size", "8"],
     "workers": ["--size", "8", "--count", "2"],

@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 from chunkq.runtime.epochs import EPOCH_RANDOM_BITS
+from tests.support.quick import quick
 
 #: Nothing in these tests takes so long on a machine that works.
 DEADLINE_S = 240.0
@@ -93,10 +94,16 @@ class Site:
     def state(self) -> Path:
         return self.root / "state"
 
+    @property
+    def places(self) -> list[str]:
+        return ["--config-dir", str(self.root / "config"), "--state-dir", str(self.state)]
+
     def command(self, *arguments: str) -> list[str]:
-        program = [sys.executable, "-m", "chunkq.cli.main"]
-        places = ["--config-dir", str(self.root / "config"), "--state-dir", str(self.state)]
-        return [*program, *places, *arguments]
+        return [sys.executable, "-m", "chunkq.cli.main", *self.places, *arguments]
+
+    def quick(self, *arguments: str) -> str:
+        """What needs no process of its own: setting up. Returns what it printed."""
+        return quick(*self.places, *arguments)
 
     def run(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -145,11 +152,11 @@ class Pair:
         pair = cls(Site(root / "a", "alice"), Site(root / "b", "bob"), root / "files", root / "in")
         for directory in (pair.alice.root, pair.bob.root, pair.files, pair.inbox):
             directory.mkdir(parents=True)
-        pair.alice.run("init", "--name", "alice", "--link", alice_link)
-        pair.bob.run("init", "--name", "bob", "--link", bob_link)
-        pair.alice.run("peer", "add", pair.bob.run("id"))
-        pair.bob.run("peer", "add", pair.alice.run("id"))
-        pair.bob.run("share", "add", "files", str(pair.files), "--to", "alice")
+        pair.alice.quick("init", "--name", "alice", "--link", alice_link)
+        pair.bob.quick("init", "--name", "bob", "--link", bob_link)
+        pair.alice.quick("peer", "add", pair.bob.quick("id"))
+        pair.bob.quick("peer", "add", pair.alice.quick("id"))
+        pair.bob.quick("share", "add", "files", str(pair.files), "--to", "alice")
         return pair
 
     def end(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shutil
@@ -16,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chunkq.cli.main import main
 from chunkq.storage.transfers import TransferSummary, list_transfers
+from tests.support.quick import quick
 
 #: Longest wait for anything that must happen; the machine may be busy.
 DEADLINE_S = 45.0
@@ -120,11 +119,7 @@ class Actor:
 
     def quick(self, *args: str) -> str:
         """Run a command in this process; it must succeed. Returns its stdout."""
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main([*self.arguments, *args])
-        assert code == 0, err.getvalue()
-        return out.getvalue().strip()
+        return quick(*self.arguments, *args)
 
     def start(self, *args: str, cwd: Path | None = None, **environ: str) -> Running:
         """Start a command as a process of its own."""
