@@ -55,7 +55,7 @@ async def test_a_thousand_replies_reordered_doubled_and_too_late(
     async with party(tmp_path, broker.url(vhost=vhost)) as bobs:
         alice = await bobs.join("alice", broker.url(vhost=vhost), largest_chunk="4KiB")
         await bobs.begin(alice, 1).arrived()
-        queue = f"cq.{alice._fetcher._requesters['default'].mailbox}"
+        queue = f"cq.{alice._fetcher._requesters['default'][1].mailbox}"
         middle = Middle(broker.url(vhost=vhost), queue)
         working = asyncio.create_task(asyncio.to_thread(middle.work))
         try:

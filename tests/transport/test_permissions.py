@@ -81,7 +81,7 @@ async def serving(deployed: Deployed, root: Path) -> AsyncIterator[tuple[Hub, Hu
 
 def replies_to(hub: Hub) -> str:
     """The queue of its replies."""
-    return f"cq.{hub.site._fetcher._requesters['default'].mailbox}"
+    return f"cq.{hub.site._fetcher._requesters['default'][1].mailbox}"
 
 
 async def fetched(north: Hub, south: Hub, root: Path, size_bytes: int = 1 << 20) -> None:
