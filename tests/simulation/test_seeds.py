@@ -18,10 +18,7 @@ FOUND = [
     (21069, "deliveries that a disk error had left undone kept all later ones out for ever"),
     (5075, "a copy of a chunk acknowledged before the chunk was durable"),
     (200205, "an error, for a run that was stopped while its file was published"),
-    (200768, "an epoch that a process before had: a key and nonce used twice"),
-    (201658, "a chunk that was adopted twice: more new bytes than the file has"),
     (203357, "a chunk written as a sync failed was held to be there, and committed"),
-    (20568, "a good copy acknowledged as an altered one was on its way to the disk"),
 ]
 
 
