@@ -63,7 +63,15 @@ class _Directory:
 class Pair:
     """alice, who gets into `inbox`, and bob, who serves `files` at a rate."""
 
-    def __init__(self, root: Path, send: ByteRate, *, largest_asked: int = CHUNK_BYTES) -> None:
+    def __init__(
+        self,
+        root: Path,
+        send: ByteRate,
+        *,
+        largest_asked: int = CHUNK_BYTES,
+        hers: LoopClock | None = None,
+    ) -> None:
+        """`hers`: alice's clock, if it is another one."""
         self.files, self.inbox = root / "files", root / "inbox"
         self.files.mkdir()
         self.inbox.mkdir()
@@ -81,7 +89,7 @@ class Pair:
             site="alice",
             instance=INSTANCE,
             transport=MemoryTransport(self.carrier, "alice"),
-            clock=self._clock,
+            clock=hers or self._clock,
             entropy=self._random.randbytes,
             log=_say_nothing,
         )

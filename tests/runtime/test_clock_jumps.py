@@ -35,10 +35,10 @@ def transfer(tmp_path: Path, requester_s: int, origin_s: int) -> tuple[float, bo
     """How long it took, with clocks that jump by so much half way; and whether it is right."""
 
     async def run() -> tuple[float, bool]:
-        pair = Pair(tmp_path, RATE)
-        pair.offer("file", CHUNKS)
         hers, his = Settable(), Settable()
-        pair.requester.clock, pair.worker._clock = hers, his
+        pair = Pair(tmp_path, RATE, hers=hers)
+        pair.offer("file", CHUNKS)
+        pair.worker._clock = his
         began_s = asyncio.get_running_loop().time()
         async with pair.at_work():
             fetch = pair.fetch("file", "normal")
