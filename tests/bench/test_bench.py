@@ -16,6 +16,7 @@ from tests.bench import librabbitmq, registry
 from tests.bench.measure import PeerMissing, Report, Settings, alternate, ratio
 from tests.bench.peer import Peer
 from tests.bench.peers import PEERS
+from tests.support.broker import Broker
 
 #: What each must tell, and arguments that make it short.
 KEYS = {
@@ -60,7 +61,15 @@ def hide_peers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, module, None)
 
 
+@pytest.fixture
+def one_broker(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker of this test process serves all benchmarks; each has its own virtual host."""
+    monkeypatch.setattr(Broker, "start", lambda _path: broker)
+    monkeypatch.setattr(broker, "stop", lambda: None)
+
+
 @pytest.mark.rabbitmq
+@pytest.mark.usefixtures("one_broker")
 @pytest.mark.parametrize("name", registry.names())
 def test_a_benchmark_runs(
     name: str,

@@ -35,7 +35,7 @@ from tests.simulation.survival import DirectoryImage, Draw, FileImage, Image
 STARTS = 1 << 20
 OLDER = b"an older file" * 1000
 #: `make test` has one state of so many; `make crash-states` sets it to 1.
-EVERY = int(os.environ.get("CHUNKQ_TEST_CRASH_STATES_EVERY", "5"))
+EVERY = int(os.environ.get("CHUNKQ_TEST_CRASH_STATES_EVERY", "10"))
 STAGING = f"{INBOX}/.chunkq/{TRANSFER_ID}"
 
 

@@ -73,7 +73,7 @@ ERRORS: dict[str, tuple[int, ...]] = {
 }
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 #: `make test` has one failure of so many; `make nth-operation` sets it to 1.
-EVERY = int(os.environ.get("CHUNKQ_TEST_NTH_OPERATION_EVERY", "12"))
+EVERY = int(os.environ.get("CHUNKQ_TEST_NTH_OPERATION_EVERY", "20"))
 #: Longer than a requester's patience; a full disk is waited for without end.
 AT_MOST_S = 90.0
 SHAPE = Shape(chunk_count=6, commit_chunks=2)
