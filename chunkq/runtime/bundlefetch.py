@@ -49,7 +49,7 @@ from chunkq.protocol.window import Window
 from chunkq.runtime.asking import waiting_for
 from chunkq.runtime.inbox import without_body
 from chunkq.runtime.peer import Asked, PeerLink
-from chunkq.runtime.tasks import Tasks
+from chunkq.runtime.tasks import Tasks, to_the_end
 from chunkq.runtime.telling import hear
 
 #: Bundles opened, written and synced at once: one is written while the others wait for the disk.
@@ -173,7 +173,7 @@ class BundleFetch:
                 raise error
             await self._handing.drain()
         finally:
-            await asyncio.shield(asyncio.ensure_future(self._wind_down()))
+            await to_the_end(asyncio.ensure_future(self._wind_down()))
 
     async def _wind_down(self) -> None:
         self._closing = True

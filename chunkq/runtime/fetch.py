@@ -43,7 +43,7 @@ from chunkq.runtime.recording import Record, Recorder
 from chunkq.runtime.resuming import look, make_room, open_whole, read_manifest, was_published
 from chunkq.runtime.roomwait import RoomWait
 from chunkq.runtime.tally import Tally
-from chunkq.runtime.tasks import Tasks
+from chunkq.runtime.tasks import Tasks, to_the_end
 from chunkq.runtime.telling import hear
 
 _T = TypeVar("_T")
@@ -123,7 +123,7 @@ class FileFetch:
             assert self._transfer.head is not None
             return self._tally.result(self._transfer.head, self._transfer)
         finally:
-            await asyncio.shield(asyncio.ensure_future(self._wind_down()))
+            await to_the_end(asyncio.ensure_future(self._wind_down()))
 
     @property
     def starved(self) -> bool:

@@ -16,15 +16,15 @@ from chunkq.protocol.identity import SiteCard
 from chunkq.protocol.manifest import Head, is_zero_page, verify_head
 from chunkq.protocol.messages import ManifestReply
 from chunkq.protocol.transfer_events import Phase, Resumed
+from chunkq.runtime.tasks import to_the_end
 
 
 async def open_whole(pool: Executor, open_staging: Callable[[], Staging]) -> Staging:
     """Open staging on a thread; who is cancelled meanwhile leaves none open and locked."""
     opening = asyncio.get_running_loop().run_in_executor(pool, open_staging)
     try:
-        return await asyncio.shield(opening)
+        return await to_the_end(opening)
     except asyncio.CancelledError:
-        await asyncio.wait((opening,))
         if opening.exception() is None:
             opening.result().close()
         raise

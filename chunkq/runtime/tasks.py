@@ -4,7 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+async def to_the_end(work: asyncio.Future[_T]) -> _T:
+    """Wait until it has ended, however often who waits is cancelled; only then be cancelled."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait((work,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return work.result()
+    if not work.cancelled():
+        work.exception()  # it was cancelled, whatever else went wrong
+    raise cancelled
 
 
 class Tasks:

@@ -184,6 +184,25 @@ def test_who_is_stopped_while_staging_is_opened_holds_nothing(tmp_path: Path) ->
     in_a_pair(tmp_path, scene)
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 5, 8, 13])
+def test_who_is_stopped_twice_holds_nothing(tmp_path: Path, turns: int) -> None:
+    """Whenever the second time comes: it returns once everything is let go of."""
+
+    async def scene(pair: Pair) -> None:
+        fetch = asyncio.ensure_future(get(pair))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        fetch.cancel()
+        await asyncio.sleep(0)
+        fetch.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetch
+        await get(pair)
+        assert pair.arrived(NAME)
+
+    in_a_pair(tmp_path, scene)
+
+
 def test_who_is_stopped_by_a_disk_that_fails_keeps_no_deliveries(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
