@@ -382,6 +382,10 @@ class Staging(Protocol):
         """
         ...
 
+    def settle_published(self) -> None:
+        """Make the name at the final path durable. Raises `SyncFailed`."""
+        ...
+
     def free_bytes(self) -> int:
         """Room on the file system for this user, above what stays free and what is set aside.
 

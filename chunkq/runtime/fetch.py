@@ -185,6 +185,7 @@ class FileFetch:
         try:
             manifest, head, _ = read_manifest(kept or b"", self._recorder.cards)
         except PacketError:
+            await self._in_thread(self._staging.settle_published)
             await self._in_thread(self._staging.remove)
             self._staging = await open_whole(self._pool, self._open_staging)
             self._committer = Committer(self._staging, self._in_thread, self._log)

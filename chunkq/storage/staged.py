@@ -121,6 +121,18 @@ class StagedFile:
             overwrite=overwrite,
         )
 
+    def settle_published(self) -> None:
+        """Make the name at the final path durable: a crash, or its disk, may have kept it from it.
+
+        Raises `SyncFailed`, `DestinationUnusable`.
+        """
+        path = os.path.dirname(self.destination.path_of(self.parts))
+        with (
+            self.destination.open_parent(self.parts) as (fd, _),
+            storage_errors("fsync", path, sync=True),
+        ):
+            descriptors.sync_directory(fd)
+
     def free_bytes(self) -> int:
         """Room on the file system for this user, above what stays free and what is set aside.
 
