@@ -462,6 +462,8 @@ class FileFetch:
         self._manifest = chosen or self._manifest
         existing = await self._in_thread(self._staging.destination_digest)
         if existing == head.content_digest:
+            # It may be what a run before published, and not durable: nobody asks after this one.
+            await self._in_thread(self._staging.settle_published)
             self._tally.unchanged = True
             await self._end(head)
             self._feed(ev.Published())

@@ -163,6 +163,23 @@ def test_published_and_not_tidied_up_ends_well(
     in_a_pair(tmp_path, scene)
 
 
+def test_a_file_that_is_there_already_is_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run before may have published it and failed to sync its directory: this one says done."""
+
+    async def scene(pair: Pair) -> None:
+        await get(pair)
+        synced: list[int] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(descriptors, "sync_directory", partial(_note, synced))
+            result = await get(pair)
+        assert result.unchanged
+        assert pair.inbox.stat().st_ino in synced
+
+    in_a_pair(tmp_path, scene)
+
+
 def _note(synced: list[int], fd: int) -> None:
     synced.append(os.fstat(fd).st_ino)
     os.fsync(fd)

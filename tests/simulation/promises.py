@@ -16,7 +16,7 @@ from chunkq.protocol import cbor
 from chunkq.protocol.digest import digest
 from chunkq.protocol.geometry import from_ranges
 from chunkq.protocol.limits import MAX_CLOCK_SKEW_MS
-from chunkq.protocol.messages import Chunks, Request
+from chunkq.protocol.messages import Chunks, Open, Request
 from chunkq.protocol.packet import ReplyKind, RequestId, RequestKind
 from chunkq.runtime.progress import FetchResult
 from chunkq.storage.transferid import transfer_id
@@ -76,6 +76,7 @@ class Asked:
     issued_ms: int
     expires_ms: int
     body: bytes
+    number: int
     run: Begun | None = None
 
 
@@ -106,6 +107,8 @@ class Promises:
         self._came_s: dict[tuple[str, bytes, bytes], float] = {}
         self._fresh: set[tuple[str, bytes, bytes]] = set()
         self._begun: dict[Job, Begun] = {}
+        #: The last request of a job for its manifest, by its number among all.
+        self._opened: dict[Job, int] = {}
         self._acts: dict[tuple[Running, str], list[float]] = {}
         self._lies = 0
         #: What is sealed next is a lie; and the requests that were answered by one.
@@ -145,7 +148,12 @@ class Promises:
                 int.from_bytes(header[88:96], "big"),
                 int.from_bytes(header[96:104], "big"),
                 body,
+                len(self.asked),
             )
+            if header[4] == RequestKind.OPEN:
+                job = self._job_of(process, cbor.decode(Open, body).path)
+                if job is not None:
+                    self._opened[job] = asked.number
             if header[4] == RequestKind.CHUNKS:
                 self._check_request(process, asked)
         elif header[4] in (ReplyKind.CHUNK, ReplyKind.MANIFEST):
@@ -284,8 +292,10 @@ class Promises:
             return
         if asked.run is None or asked.run is not self._begun.get(job):  # of an earlier run
             return
-        if not self.world.is_receiving(by, job, body.root):
-            return
+        if not self.world.is_receiving(by, job, body.root) or asked.number < self._opened.get(
+            job, 0
+        ):
+            return  # told of another version, it takes nothing until it knows more
         self.checked["acknowledged"] += 1
         slot = self.slot_of(job, durable=True)
         if slot is not None and slot.root == body.root and index in slot.bits:
