@@ -253,7 +253,7 @@ class Transfer:
                 if phase is Phase.PUBLISHING:
                     return [self._step("publish", ev.Publish(), Phase.PUBLISHING)]
             case ev.SyncLost(durable, detail):
-                self._on_sync_lost(durable, detail)
+                self._on_sync_lost(durable, detail, now)
             case ev.ReadBackDone(matches):
                 return self._on_read_back(matches, now)
             case _:
@@ -406,8 +406,9 @@ class Transfer:
         for lane in self.lanes:
             lane.joined, lane.offer = False, None
 
-    def _on_sync_lost(self, durable: Bitmap, detail: str) -> None:
+    def _on_sync_lost(self, durable: Bitmap, detail: str, now: float) -> None:
         self._strikes.sync_failed(detail)
+        self._dirty.add(0, now)  # holes come back at once, without an event to go on from
         if self.phase is Phase.VERIFYING:
             self.phase = Phase.RUNNING
         for index in durable.missing():

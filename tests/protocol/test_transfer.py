@@ -776,6 +776,15 @@ def test_a_disk_that_fails_to_sync_each_time_ends_it() -> None:
     assert "Input/output error" in bench.error.message
 
 
+def test_holes_that_a_failed_sync_lost_are_committed_again() -> None:
+    """They come back without a reply, so that no other event would go on with them."""
+    bench = Bench(content=bytes(2 * CHUNK), commit_bytes=CHUNK)
+    bench.open()
+    for _ in range(2):
+        bench.feed(ev.SyncLost(Bitmap(2)))
+        assert bench.transfer.next_wake_s is not None
+
+
 def test_a_failed_sync_before_publishing_reads_back_again() -> None:
     """VERIFYING -> RUNNING; complete as it is, it is committed and hashed anew."""
     bench = Bench(10, commit_bytes=CHUNK).complete()
