@@ -39,11 +39,13 @@ def put(pair: Pair, tree: dict[str, bytes]) -> None:
 
 def there(target: Path) -> dict[str, Path]:
     """The files that are in their places; staging is none."""
-    return {
-        path.relative_to(target).as_posix(): path
-        for path in target.rglob("*")
-        if path.is_file() and ".chunkq" not in path.parts
-    }
+    found = {}
+    for directory, below, names in os.walk(target):  # while others come and go
+        below[:] = [name for name in below if name != ".chunkq"]
+        for name in names:
+            path = Path(directory, name)
+            found[path.relative_to(target).as_posix()] = path
+    return found
 
 
 def check_complete_or_absent(target: Path, tree: dict[str, bytes]) -> set[str]:

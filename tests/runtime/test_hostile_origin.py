@@ -193,7 +193,7 @@ def test_manifests_without_number_take_no_memory(
 
     def on_manifest(self: FileFetch, *arguments: object) -> None:
         real(self, *arguments)  # type: ignore[arg-type]
-        kept.append(len(self._offered))
+        kept.append(len(self._offers._offered))
 
     monkeypatch.setattr(FileFetch, "_on_manifest", on_manifest)
 

@@ -235,6 +235,11 @@ class Broker:
         ]
         self.eval(", ".join(lines) + ".")
 
+    def delete_user(self, name: str) -> None:
+        """If there is one."""
+        user = _binary(name)
+        self.eval(f'catch rabbit_auth_backend_internal:delete_user({user}, <<"test">>).')
+
     def queue_length(self, vhost: str, queue: str) -> int:
         """Packets in the queue now, delivered and unacknowledged ones among them."""
         # What `info` says of a quorum queue is up to five seconds old; this asks the leader.
