@@ -8,7 +8,7 @@
 The durable part is written with one `pwrite` and synced. The volatile part is worth what the page
 cache is worth: nothing after the machine was restarted (another boot id), everything after the end
 of a process, but for an entry whose `busy` was left set in the middle of a change. `unsynced` is
-set while the durable part is written and not yet synced.
+set in a new file, whose name may not be durable, and while the durable part is not yet synced.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class ReplayFile:
         directory, name = os.path.split(path)
         temporary = f"{name}.{os.urandom(8).hex()}{descriptors.TEMPORARY_SUFFIX}"
         # Zeros are written, not left out: a mapped hole on a full disk ends the process (SIGBUS).
-        content = _Durable(boot_id, floor).encode(peer).ljust(FILE_SIZE_BYTES, b"\0")
+        content = bytearray(_Durable(boot_id, floor).encode(peer).ljust(FILE_SIZE_BYTES, b"\0"))
+        _UNSYNCED.pack_into(content, _UNSYNCED_OFFSET, 1)  # its name is not durable yet
         with storage_errors("open", directory):
             fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -120,11 +121,10 @@ class ReplayFile:
                 else:
                     with suppress(FileExistsError):
                         descriptors.link_no_clobber(fd, temporary, fd, name)
-            with storage_errors("fsync", directory, sync=True):
-                descriptors.sync_directory(fd)
         finally:
             descriptors.remove_if_there(fd, temporary)
             close(fd)
+        _sync_names(directory)
 
     def close(self) -> None:
         """Close it, which also lets go of its lock."""
@@ -164,7 +164,8 @@ class ReplayFile:
         if raw != self._raw:
             self._durable, self._raw = _Durable.decode(raw, self._peer), raw
         if _UNSYNCED.unpack_from(self._mapped, _UNSYNCED_OFFSET)[0]:
-            # Whoever wrote this ended before it was durable, and it may have been read since.
+            # Whoever made or wrote this ended before it was durable, and it may be read already.
+            _sync_names(os.path.dirname(self.path))
             self._sync()
 
     @property
@@ -284,3 +285,15 @@ class ReplayFile:
         with storage_errors("fdatasync", self.path, sync=True):
             os.fdatasync(self._fd)
         _UNSYNCED.pack_into(self._mapped, _UNSYNCED_OFFSET, 0)
+
+
+def _sync_names(directory: str) -> None:
+    """Make durable what is named in it, and its own name: it may be new, too."""
+    for each in (directory, os.path.dirname(directory)):
+        with storage_errors("open", each):
+            fd = os.open(each, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with storage_errors("fsync", each, sync=True):
+                descriptors.sync_directory(fd)
+        finally:
+            close(fd)

@@ -17,7 +17,7 @@ import pytest
 from chunkq.errors import EpochLost, StorageError, SyncFailed
 from chunkq.protocol.limits import MAX_EPOCHS_PER_PEER, REPLAY_WINDOW_COUNTERS
 from chunkq.protocol.packet import RequestId
-from chunkq.storage import replayfile
+from chunkq.storage import descriptors, replayfile
 from chunkq.storage.replayfile import ReplayFile
 from chunkq.storage.replays import (
     MAX_COUNTER,
@@ -116,6 +116,7 @@ def test_epochs_and_peers_do_not_mix(store: ReplayStore) -> None:
 
 def test_seen_changes_nothing(store: ReplayStore, path: Path) -> None:
     """It is asked before the signature holds: anybody could fill the record."""
+    assert not store.seen(PEER, request(0))  # who is the first makes its name durable, and notes it
     before = the_file(path).read_bytes()
     for number in range(100):
         assert not store.seen(PEER, request(number, EPOCH + number))
@@ -489,6 +490,33 @@ def test_kill_at_every_step_of_a_record(path: Path) -> None:
             store.close()
 
     assert killed_at_every_step(work, check, reset) >= 4
+
+
+def test_a_record_whose_name_is_not_durable_is_used_by_nobody(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut would take it, with all that was acted upon; its directory may be new as well."""
+
+    def broken(_fd: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    store = open_store(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(descriptors, "sync_directory", broken)
+        for _ in range(2):
+            with pytest.raises(SyncFailed):
+                store.record(PEER, request(1))
+    synced: list[int] = []
+
+    def note(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr(descriptors, "sync_directory", note)
+    with pytest.raises(EpochLost):  # it was begun now, and the request before that
+        store.record(PEER, request(1))
+    directory = the_file(path).parent
+    assert [directory.stat().st_ino, directory.parent.stat().st_ino] == synced
+    store.close()
 
 
 def test_many_peers_do_not_use_up_descriptors(path: Path) -> None:
