@@ -91,7 +91,7 @@ async def world(
         made.transports.setdefault(site, []).append(carrier)
         return LimitedTransport(carrier, clock, send=SLOW, receive=None)
 
-    for module in (compose, site):
+    for module in (compose.requester, site):
         monkeypatch.setattr(module, "make_transport", make_transport)
 
     def settings(name: str, compression: str) -> chunkq.Settings:

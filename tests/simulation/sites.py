@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from random import Random
 
-from chunkq.compose import REPLY_PREFETCH
+from chunkq.compose.requester import REPLY_PREFETCH
 from chunkq.ports import PeerRef
 from chunkq.protocol.identity import SiteKeys, card_of
 from chunkq.protocol.limits import DEFAULT_CHUNK_SIZE_BYTES, DEFAULT_LIFETIME_MS
