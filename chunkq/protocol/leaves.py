@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from chunkq.errors import PacketError
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.limits import DIGEST_SIZE_BYTES
 from chunkq.protocol.manifest import (
@@ -58,6 +59,16 @@ class Leaves:
         """Take a page in. Raises `Malformed` if it is not what the head says."""
         verify_page(self._head, page, leaves)
         self._pages[page] = leaves
+
+    def prove(self, page: int, leaves: bytes) -> bool:
+        """Whether there is such a page, and it is what the head says."""
+        if page >= self._geometry.page_count:
+            return False
+        try:
+            verify_page(self._head, page, leaves)
+        except PacketError:
+            return False
+        return True
 
     def add_known(self, page: int) -> bool:
         """Make a page that need not be asked for, because the head tells it; True if it is one.

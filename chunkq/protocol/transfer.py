@@ -253,7 +253,7 @@ class Transfer:
                 if phase is Phase.PUBLISHING:
                     return [self._step("publish", ev.Publish(), Phase.PUBLISHING)]
             case ev.SyncLost(durable, detail):
-                self._on_sync_lost(durable, detail, now)
+                self._on_sync_lost(durable, detail)
             case ev.ReadBackDone(matches):
                 return self._on_read_back(matches, now)
             case _:
@@ -313,12 +313,13 @@ class Transfer:
 
     def _on_page(self, event: ev.PageCame, now: float) -> list[ev.Effect]:
         lane = self.lanes[event.lane]
-        if self.head is None or lane.left is not None:
+        leaves = self._asking.leaves
+        if self.head is None or leaves is None or lane.left is not None:
             return []
+        if not event.token and not leaves.prove(event.page, event.leaves):
+            return []  # an earlier process asked, perhaps for another version: no lie
         if not self._asking.page_came(event.page, now):
             return []
-        leaves = self._asking.leaves
-        assert leaves is not None
         try:
             leaves.add(event.page, event.leaves)
         except PacketError as error:
@@ -406,9 +407,8 @@ class Transfer:
         for lane in self.lanes:
             lane.joined, lane.offer = False, None
 
-    def _on_sync_lost(self, durable: Bitmap, detail: str, now: float) -> None:
+    def _on_sync_lost(self, durable: Bitmap, detail: str) -> None:
         self._strikes.sync_failed(detail)
-        self._dirty.add(0, now)  # holes come back at once, without an event to go on from
         if self.phase is Phase.VERIFYING:
             self.phase = Phase.RUNNING
         for index in durable.missing():
@@ -470,10 +470,11 @@ class Transfer:
         elif self.phase in (Phase.RUNNING, Phase.RECOVERING):
             if self.phase is Phase.RECOVERING and not self.doubtful.present:
                 self.phase = Phase.RUNNING
-            if self._holding.whole:
-                return effects + self._complete()
-            effects += self._asking.ask_open(now, everybody=False)
-            effects += self._asking.ask(now)
+            if not self._holding.whole:
+                effects += self._asking.ask_open(now, everybody=False)
+                effects += self._asking.ask(now)
+            if self._holding.whole:  # at once, if all that it lacked were holes
+                effects += self._complete()
         elif self.phase is Phase.VERIFYING and self._busy_with is None:
             effects.append(self._step("read back", ev.ReadBack(), Phase.VERIFYING))
         elif self.phase is Phase.PUBLISHING and self._busy_with is None:

@@ -449,6 +449,19 @@ def test_a_page_that_fails_its_proof_ends_it() -> None:
     assert isinstance(bench.error, IntegrityError)
 
 
+@pytest.mark.parametrize("page", [0, 1, 1 << 40])
+def test_a_page_that_an_earlier_process_asked_for_is_no_lie(page: int) -> None:
+    """It may be of the version before: the broker gave it back, or kept it and gives it again."""
+    version = Version(Random(1).randbytes(10 * CHUNK))
+    bench = Bench(version=version, resumed=Resumed(version.head, Phase.RUNNING, Bitmap(10)))
+    asked = bench.last(ev.AskPages)
+    assert [] == bench.feed(ev.PageCame(0, page, bytes(10 * 32)))
+    effects = bench.feed(ev.PageCame(0, 0, version.page(0)))
+    assert ((0, 1),) == asked.runs
+    assert not bench.transfer.finished
+    assert asked_chunks(effects)
+
+
 def test_a_page_nobody_asked_for_is_not_kept() -> None:
     """Memory is bounded by what is asked for."""
     bench = Bench(content=b"x" * (40 * LEAVES_PER_PAGE * CHUNK))
@@ -781,8 +794,8 @@ def test_holes_that_a_failed_sync_lost_are_committed_again() -> None:
     bench = Bench(content=bytes(2 * CHUNK), commit_bytes=CHUNK)
     bench.open()
     for _ in range(2):
-        bench.feed(ev.SyncLost(Bitmap(2)))
-        assert bench.transfer.next_wake_s is not None
+        effects = bench.feed(ev.SyncLost(Bitmap(2)))
+        assert [ev.Punch(((0, 2),)), ev.Commit(Phase.VERIFYING)] == effects
 
 
 def test_a_failed_sync_before_publishing_reads_back_again() -> None:
