@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from chunkq.errors import (
     ChunkqError,
-    DestinationExists,
     DiskFull,
     IntegrityError,
     OtherVersion,
@@ -25,7 +24,7 @@ from chunkq.protocol import cbor
 from chunkq.protocol import transfer_events as ev
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.limits import MAX_WINDOW_BYTES
-from chunkq.protocol.manifest import Head, verify_head
+from chunkq.protocol.manifest import Head
 from chunkq.protocol.messages import ManifestReply, Refusal
 from chunkq.protocol.packet import RawReply, ReplyKind
 from chunkq.protocol.priority import Priority
@@ -35,12 +34,13 @@ from chunkq.runtime.asking import Order, Place, receipt, request_body, waiting_f
 from chunkq.runtime.committing import Committer
 from chunkq.runtime.disk import DiskShares
 from chunkq.runtime.landing import Landing
-from chunkq.runtime.offers import Offers
+from chunkq.runtime.offers import Offers, acceptable
 from chunkq.runtime.peer import Asked, PeerLink
+from chunkq.runtime.preparing import Preparing
 from chunkq.runtime.progress import FetchProgress, FetchResult
 from chunkq.runtime.readback import ReadBack
 from chunkq.runtime.recording import Record, Recorder
-from chunkq.runtime.resuming import look, make_room, open_whole, read_manifest, was_published
+from chunkq.runtime.resuming import look, open_whole, read_manifest, was_published
 from chunkq.runtime.roomwait import RoomWait
 from chunkq.runtime.tally import Tally
 from chunkq.runtime.tasks import Tasks, to_the_end
@@ -107,8 +107,7 @@ class FileFetch:
 
     async def run(self) -> FetchResult:
         """Fetch and publish. Raises a `ChunkqError`; what is in staging stays for the next run."""
-        self._staging = await open_whole(self._pool, self._open_staging)
-        self._committer = Committer(self._staging, self._in_thread, self._log)
+        await self._open()
         try:
             cards = self._recorder.cards
             if await self._in_thread(lambda: was_published(self._staging, cards)):
@@ -151,12 +150,19 @@ class FileFetch:
                     if place.peer.requester is requester:
                         self._feed(ev.OriginBroken(lane, error))
 
+    async def _open(self) -> None:
+        self._staging = await open_whole(self._pool, self._open_staging)
+        self._committer = Committer(self._staging, self._in_thread, self._log)
+        self._preparing = Preparing(self._staging, self._committer, self._in_thread)
+
     async def _begin(self) -> None:
         cards = self._recorder.cards
         found = await self._in_thread(lambda: look(self._staging, cards, self._log))
         resumed, self._manifest = found.resumed, found.manifest
         self._kept = resumed is not None or found.doubt_all
         self._committer.begin(found.generation, resumed.bitmap if resumed else Bitmap(0))
+        if resumed is not None and found.part_missing:
+            await self._preparing.mend(resumed.head)
         self._transfer = Transfer(
             window=self._peer.window_for(self),
             mirrors=[place.peer.window_for(self) for place in self._places[1:]],
@@ -187,8 +193,7 @@ class FileFetch:
         except PacketError:
             await self._in_thread(self._staging.settle_published)
             await self._in_thread(self._staging.remove)
-            self._staging = await open_whole(self._pool, self._open_staging)
-            self._committer = Committer(self._staging, self._in_thread, self._log)
+            await self._open()
             return None
         self._manifest = manifest
         if await self._in_thread(self._staging.published):
@@ -394,19 +399,18 @@ class FileFetch:
     def _on_manifest(self, asked: Asked, manifest: ManifestReply) -> None:
         lane = self._lanes[asked.peer]
         try:
-            head = verify_head(asked.recipient, manifest.head, manifest.signature)
+            head = acceptable(
+                manifest, asked.recipient, self._largest_chunk_bytes, self._order.content_digest
+            )
         except PacketError as error:
             if len(self._places) == 1:
                 raise
             lies = IntegrityError(f"its manifest does not hold: {error.message}")
             self._feed(ev.OriginBroken(lane, lies))
             return
-        if head.geometry.chunk_size_bytes > self._largest_chunk_bytes:
-            cut = "the origin cut the file into larger chunks than were allowed"
-            self._feed(ev.OriginBroken(lane, PeerRefused(cut)))
-            return
-        if self._order.content_digest not in (None, head.content_digest):
-            self._feed(ev.OriginBroken(lane, OtherVersion("it has another version by now")))
+        except (PeerRefused, OtherVersion) as error:
+            if asked.token:  # else an earlier process asked, perhaps for something else
+                self._feed(ev.OriginBroken(lane, error))
             return
         assert self._transfer is not None
         self._offers.add(lane, head, manifest)
@@ -423,7 +427,8 @@ class FileFetch:
     # ------------------------------------------------------------ steps
 
     async def _in_thread(self, work: Callable[[], _T]) -> _T:
-        return await self._loop.run_in_executor(self._pool, work)
+        """Whoever is cancelled meanwhile goes on once it has ended: it works on open files."""
+        return await to_the_end(self._loop.run_in_executor(self._pool, work))
 
     def _use_head(self, head: Head) -> ReadBack:
         assert self._transfer is not None
@@ -460,38 +465,27 @@ class FileFetch:
         assert self._transfer is not None
         chosen = self._offers.choose(self._transfer.signer.number, head)
         self._manifest = chosen or self._manifest
-        existing = await self._in_thread(self._staging.destination_digest)
-        if existing == head.content_digest:
-            # It may be what a run before published, and not durable: nobody asks after this one.
-            await self._in_thread(self._staging.settle_published)
+        if await self._preparing.is_there(head, self._order):
             self._tally.unchanged = True
             await self._end(head)
             self._feed(ev.Published())
             return
-        if existing is not None and not self._order.overwrite:
-            raise DestinationExists(
-                f"{self._order.path}: another file is at the destination already",
-                hint="give another destination, or --overwrite to replace it",
-            )
+        assert self._manifest is not None
         try:
             size, limit = head.geometry.size_bytes, self._disk_limit_bytes
             self._disk.take(self._peer.ref.alias, self, size, limit)
-            await self._in_thread(lambda: self._prepare_blocking(head))
-            await self._committer.restart(head)
+            self._kept = True
+            await self._preparing.begin(head, cbor.encode(self._manifest))
         except DiskFull as error:
             self._feed(ev.SpaceGone(error.message, step=True))
             return
         self._use_head(head)
         self._feed(ev.Prepared())
 
-    def _prepare_blocking(self, head: Head) -> None:
-        assert self._manifest is not None
-        self._kept = True
-        self._staging.save_manifest(cbor.encode(self._manifest))
-        make_room(self._staging.part, head)
-
     async def _commit(self, phase: Phase) -> None:
         assert self._transfer is not None
+        if self._landing is not None:
+            await self._landing.punched()
         event = await self._committer.commit(self._transfer, phase)
         assert self._reader is not None
         if isinstance(event, ev.Committed):
@@ -517,8 +511,10 @@ class FileFetch:
     async def _read_back(self) -> None:
         assert self._transfer is not None
         assert self._reader is not None
+        assert self._landing is not None
         head = self._transfer.head
         assert head is not None
+        await self._landing.drained()  # a chunk that was found good may be being written once more
         matches = await self._reader.digest() == head.content_digest
         if not matches:
             self._log("read_back_mismatch", level="error", path=self._order.path)

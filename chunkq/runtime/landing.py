@@ -54,6 +54,9 @@ class Landing:
         self._writing: dict[int, list[_Copy]] = {}
         #: Written and not yet compared: of these another copy may come, and is nothing new.
         self._adopted = Bitmap(geometry.chunk_count)
+        #: Holes that are not yet made, though their bits are set.
+        self._punching = 0
+        self._punched = asyncio.Event()
         #: What has landed in this turn of the loop: told, and given to the thread, at its end.
         self._landed: list[ev.Event] = []
         self._assembler = Assembler(
@@ -116,7 +119,15 @@ class Landing:
         self._assembler.flush()
 
     def punch(self, effect: ev.Punch) -> None:
+        self._punching += 1
         self._assembler.put(PunchJob(effect))
+
+    async def punched(self) -> None:
+        """Wait until the holes whose bits are set are there, or dropped because the disk failed."""
+        while self._punching:
+            self._punched.clear()
+            self._assembler.flush()
+            await self._punched.wait()
 
     async def drained(self) -> None:
         """Wait until what has arrived is written, or dropped because the disk failed."""
@@ -128,6 +139,7 @@ class Landing:
     def _on_jobs(self, jobs: list[Job]) -> None:
         events, self._landed = self._landed, []
         untried: list[_Copy] = []
+        self._count_punched(jobs)
         for job in jobs:
             if isinstance(job, ChunkJob):
                 untried += self._settle(job)
@@ -142,10 +154,15 @@ class Landing:
 
     def _on_dropped(self, jobs: list[Job]) -> None:
         """The disk failed. Their deliveries go, or no later one could: a link has so many."""
+        self._count_punched(jobs)
         for job in jobs:
             if isinstance(job, ChunkJob):
                 job.outcome = Outcome.NO_ROOM
                 self._settle(job)
+
+    def _count_punched(self, jobs: list[Job]) -> None:
+        self._punching -= sum(isinstance(job, PunchJob) for job in jobs)
+        self._punched.set()
 
     def _settle(self, job: ChunkJob) -> list[_Copy]:
         """Count it, and keep its delivery for the commit or let go of it.

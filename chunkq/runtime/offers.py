@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from chunkq.protocol.manifest import Head
+from chunkq.errors import OtherVersion, PeerRefused
+from chunkq.protocol.identity import SiteCard
+from chunkq.protocol.manifest import Head, verify_head
 from chunkq.protocol.messages import ManifestReply
 from chunkq.protocol.transfer import Transfer
+
+
+def acceptable(
+    manifest: ManifestReply, origin: SiteCard, largest_chunk_bytes: int, digest: bytes | None
+) -> Head:
+    """The head that an origin offers. `digest`: where only that content will do.
+
+    Raises `PacketError`, `PeerRefused`, `OtherVersion`.
+    """
+    head = verify_head(origin, manifest.head, manifest.signature)
+    if head.geometry.chunk_size_bytes > largest_chunk_bytes:
+        raise PeerRefused("the origin cut the file into larger chunks than were allowed")
+    if digest not in (None, head.content_digest):
+        raise OtherVersion("it has another version by now")
+    return head
 
 
 class Offers:

@@ -8,12 +8,12 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
 
-from chunkq.errors import BadSignature, DiskFull, PacketError, StateInvalid
-from chunkq.ports import Log, PartFile, Staging
+from chunkq.errors import BadSignature, PacketError, StateInvalid
+from chunkq.ports import Log, Staging
 from chunkq.protocol import cbor
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.identity import SiteCard
-from chunkq.protocol.manifest import Head, is_zero_page, verify_head
+from chunkq.protocol.manifest import Head, verify_head
 from chunkq.protocol.messages import ManifestReply
 from chunkq.protocol.transfer_events import Phase, Resumed
 from chunkq.runtime.tasks import to_the_end
@@ -32,12 +32,16 @@ async def open_whole(pool: Executor, open_staging: Callable[[], Staging]) -> Sta
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`resumed`: to go on from. `doubt_all`: there may be data, and nothing is known of it."""
+    """`resumed`: to go on from. `doubt_all`: there may be data, and nothing is known of it.
+
+    `part_missing`: there is a bitmap, and not the part file that it was for.
+    """
 
     resumed: Resumed | None = None
     manifest: ManifestReply | None = None
     generation: int = 0
     doubt_all: bool = False
+    part_missing: bool = False
 
 
 def read_manifest(
@@ -53,18 +57,6 @@ def read_manifest(
             with suppress(BadSignature):
                 return manifest, verify_head(card, manifest.head, manifest.signature), number
     raise BadSignature("the kept manifest was signed by none of the origins")
-
-
-def make_room(part: PartFile, head: Head) -> None:
-    """Give the part file its size, and room for all of it unless it is sparse.
-
-    Where whole pages are holes, little of the others may be data, too: then what lacks room is
-    told by the write itself. Raises `DiskFull`.
-    """
-    if any(is_zero_page(head, page) for page in range(head.geometry.page_count)):
-        part.resize(head.geometry)
-    else:
-        part.allocate(head.geometry, None)
 
 
 def was_published(staging: Staging, origins: Sequence[Sequence[SiteCard]]) -> bool:
@@ -107,9 +99,6 @@ def look(staging: Staging, origins: Sequence[Sequence[SiteCard]], log: Log) -> F
         resumed = Resumed(head, Phase(state.phase), state.bitmap, lane)
     else:
         log("part_missing", level="warning", code="recovering")
-        try:
-            make_room(staging.part, head)
-        except DiskFull:  # the writes will tell, and wait for room
-            staging.part.resize(head.geometry)
         resumed = Resumed(head, Phase.RECOVERING, Bitmap(head.geometry.chunk_count), lane)
+        return Found(resumed, manifest, state.generation, part_missing=True)
     return Found(resumed, manifest, state.generation)

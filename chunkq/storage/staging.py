@@ -164,7 +164,10 @@ class Staging:
         """Delete the transfer's files, the directory with the last of them, and close.
 
         The state file goes last: while it is there, the transfer can be told from a new one.
+        Once more is nothing.
         """
+        if self.directory_fd < 0:
+            return
         for suffix in (*_BESIDE_STATE, STATE_SUFFIX):
             with storage_errors("unlink", self.path_of(suffix)), suppress(FileNotFoundError):
                 os.unlink(self.name_of(suffix), dir_fd=self.directory_fd)

@@ -17,7 +17,7 @@ from chunkq.ports import Delivery
 from chunkq.protocol.bitmap import Bitmap
 from chunkq.protocol.digest import digest
 from chunkq.protocol.geometry import Geometry
-from chunkq.protocol.transfer_events import ChunkStored, Phase
+from chunkq.protocol.transfer_events import ChunkStored, Phase, Punch
 from chunkq.runtime.committing import Committer
 from chunkq.runtime.landing import Landing
 from chunkq.runtime.pages import Pages
@@ -161,6 +161,28 @@ async def test_no_copy_of_a_chunk_is_acknowledged_before_the_chunk_is_durable(
     assert [1, 2, 3] == sorted(desk.acknowledged)
     desk.come(4)
     assert [1, 2, 3, 4] == sorted(desk.acknowledged)
+    part.close()
+    os.close(fd)
+
+
+async def test_a_hole_is_made_before_a_commit_tells_of_it(tmp_path: Path) -> None:
+    """Its bit is set at once: what a reply to an earlier process left there must be gone first."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    part = PartFile(fd, "x.part", str(tmp_path / "x.part"))
+    part.allocate(GEOMETRY, None)
+    part.write(0, [CONTENT])
+    desk = Desk(part)
+
+    desk.landing.punch(Punch(((0, 1),)))
+    punched = asyncio.ensure_future(desk.landing.punched())
+    async with asyncio.timeout(20):
+        await asyncio.sleep(0)
+        assert not punched.done()
+        desk.pool.do()
+        await punched
+    room = bytearray(CHUNK)
+    part.read_into(0, memoryview(room))
+    assert bytes(CHUNK) == room
     part.close()
     os.close(fd)
 

@@ -14,9 +14,14 @@ from typing import Any
 import pytest
 
 from chunkq.errors import IntegrityError, StorageError
-from chunkq.ports import SourceFile, StoredManifest
-from chunkq.protocol.manifest import decode_head, encode_head, sign_head
+from chunkq.ports import Delivery, SourceFile, StoredManifest, TransferState
+from chunkq.protocol.manifest import Head, decode_head, encode_head, sign_head
+from chunkq.protocol.packet import RawReply
+from chunkq.runtime.assembler import Assembler, RecheckJob
 from chunkq.runtime.fetch import FileFetch
+from chunkq.runtime.landing import Landing
+from chunkq.runtime.peer import Asked
+from chunkq.runtime.readback import ReadBack
 from chunkq.runtime.replies import Replies
 from chunkq.storage import descriptors
 from chunkq.storage.partfile import PartFile
@@ -82,27 +87,101 @@ class _Lie:
 def test_bits_of_the_version_before_are_taken_back_before_its_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A crash in between would leave a slot that says of other bytes that they are there."""
+    """A crash in between would leave a slot that says of other bytes that they are there.
+
+    Also where the part file is cut, or lengthened: what was cut off is gone.
+    """
 
     async def scene(pair: Pair) -> None:
+        def watch(change: str, seen: dict[str, bytes | None]) -> None:
+            real = getattr(PartFile, change)
+
+            def look(*arguments: Any) -> None:
+                seen.setdefault(change, newest_root(pair))
+                real(*arguments)
+
+            monkeypatch.setattr(PartFile, change, look)
+
         await stopped_half_way(pair, monkeypatch)
         before = newest_root(pair)
         assert before is not None
         pair.offer(NAME, 6)
-        seen: list[bytes | None] = []
-        write = PartFile.write
-
-        def look(part: PartFile, offset: int, buffers: Any) -> None:
-            seen.append(newest_root(pair))
-            write(part, offset, buffers)
-
-        monkeypatch.setattr(PartFile, "write", look)
+        seen: dict[str, bytes | None] = {}
+        for change in ("allocate", "write"):
+            watch(change, seen)
         await get(pair)
-        assert seen
-        assert before not in seen
+        assert {"allocate", "write"} == set(seen)
+        assert before not in seen.values()
         assert pair.arrived(NAME)
 
     in_a_pair(tmp_path, scene)
+
+
+def test_bits_of_a_part_file_that_is_gone_are_taken_back_before_there_is_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash in between would leave an empty one of the right size, and bits to be believed."""
+
+    async def scene(pair: Pair) -> None:
+        await stopped_half_way(pair, monkeypatch)
+        assert newest_present(pair)
+        next((pair.inbox / ".chunkq").glob("*.part")).unlink()
+        seen: list[int] = []
+        allocate = PartFile.allocate
+
+        def look(*arguments: Any) -> None:
+            seen.append(newest_present(pair))
+            allocate(*arguments)
+
+        monkeypatch.setattr(PartFile, "allocate", look)
+        await get(pair)
+        assert [0] == seen
+        assert pair.arrived(NAME)
+
+    in_a_pair(tmp_path, scene)
+
+
+def test_a_chunk_that_comes_while_it_is_found_good_is_written_before_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the file would appear, and the write into what was its part file fail the transfer."""
+
+    async def scene(pair: Pair) -> None:
+        came: list[RawReply] = []
+        take, recheck = Landing.take, Assembler._recheck
+
+        def note(self: Landing, asked: Asked, raw: RawReply, delivery: Delivery) -> None:
+            came.append(raw)
+            take(self, asked, raw, delivery)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Landing, "take", note)
+            patch.setattr(ReadBack, "digest", _fails)
+            with pytest.raises(StorageError):
+                await get(pair)
+        fetch = pair.fetch(NAME, "normal")
+
+        def late(self: Assembler, job: RecheckJob, buffer: memoryview) -> None:
+            recheck(self, job, buffer)
+            asked = fetch._adopt(came[0])
+            assert asked is not None
+            fetch._on_reply(asked, came[0], Delivery(b"", 0, -1))
+
+        async def slowly(self: FileFetch, head: Head) -> None:
+            await end(self, head)
+            await asyncio.sleep(1)
+
+        end = FileFetch._end
+        monkeypatch.setattr(FileFetch, "_end", slowly)
+        monkeypatch.setattr(Assembler, "_recheck", late)
+        await fetch.run()
+        assert pair.arrived(NAME)
+
+    in_a_pair(tmp_path, scene)
+
+
+async def _fails(*_: object) -> None:
+    raise StorageError("stopped here, all chunks written")
 
 
 async def stopped_half_way(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,14 +202,23 @@ async def stopped_half_way(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def newest_root(pair: Pair) -> bytes | None:
+    state = newest_state(pair)
+    return None if state is None else state.root
+
+
+def newest_present(pair: Pair) -> int:
+    state = newest_state(pair)
+    return 0 if state is None else state.bitmap.present
+
+
+def newest_state(pair: Pair) -> TransferState | None:
     """What the state file on disk says."""
     for path in (pair.inbox / ".chunkq").glob("*.state"):
         fd = os.open(path, os.O_RDONLY)
         try:
-            state, _ = newest_slot(fd, path.stem, str(path))
+            return newest_slot(fd, path.stem, str(path))[0]
         finally:
             os.close(fd)
-        return None if state is None else state.root
     return None
 
 
