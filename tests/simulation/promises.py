@@ -30,7 +30,7 @@ from tests.simulation.loop import Running
 from tests.simulation.process import current
 from tests.simulation.staged_checks import StagedChecks
 from tests.simulation.trees import TREE, leads_out
-from tests.simulation.versions import version_with
+from tests.simulation.versions import chunk_of, version_with
 from tests.simulation.workload import SECRET_SHARE, SHARE, Job, keys_of, ref_of
 
 if TYPE_CHECKING:
@@ -81,6 +81,16 @@ class Asked:
 
 
 @dataclass(slots=True, eq=False)
+class Sealed:
+    """A reply: of which kind, to the request with which number, and what it says."""
+
+    kind: int
+    index: int
+    number: bytes
+    body: bytes
+
+
+@dataclass(slots=True, eq=False)
 class Begun:
     """What a run of a job found."""
 
@@ -97,8 +107,8 @@ class Promises:
         self.world = world
         self.broken: Broken | None = None
         self.asked: dict[tuple[bytes, bytes], Asked] = {}
-        #: Packets that honest workers have sealed, and what is in those that hold chunks.
-        self.sealed: dict[bytes, tuple[int, int, bytes]] = {}
+        #: Manifests and chunks that workers have sealed, and what is in them.
+        self.sealed: dict[bytes, Sealed] = {}
         #: Who has used a request id.
         self._askers: dict[bytes, set[str]] = {}
         self._nonces: set[tuple[bytes, int]] = set()
@@ -158,7 +168,7 @@ class Promises:
                 self._check_request(process, asked)
         elif header[4] in (ReplyKind.CHUNK, ReplyKind.MANIFEST):
             index = int.from_bytes(header[64:72], "big")
-            self.sealed[packet] = (header[4], index, header[8:24])
+            self.sealed[packet] = Sealed(header[4], index, header[8:24], body)
             if header[4] == ReplyKind.MANIFEST:
                 self._check_grant(process, header[8:24])
             if self._is_lying:
@@ -276,22 +286,25 @@ class Promises:
             self.fail(7, what)
         for packet in packets:
             sealed = self.sealed.get(packet.body)
-            if sealed is None or sealed[0] != ReplyKind.CHUNK or sealed[2] in self._lied:
+            if sealed is None or sealed.kind != ReplyKind.CHUNK or sealed.number in self._lied:
                 continue
-            asked = self.asked.get((keys_of(mailbox.site).site_id, sealed[2]))
+            asked = self.asked.get((keys_of(mailbox.site).site_id, sealed.number))
             if asked is None or asked.by is not by or asked.kind != RequestKind.CHUNKS:
                 continue
-            self._check_acknowledged(by, asked, sealed[1], packets)
+            self._check_acknowledged(by, asked, sealed, packets)
 
     def _check_acknowledged(
-        self, by: Running, asked: Asked, index: int, going: list[Packet]
+        self, by: Running, asked: Asked, sealed: Sealed, going: list[Packet]
     ) -> None:
-        body = cbor.decode(Chunks, asked.body)
+        body, index = cbor.decode(Chunks, asked.body), sealed.index
         job = self._job_of(by, body.path)
         if job is None or job.done or self._digest_lied or self._is_disk_blamed(job):
             return
         if asked.run is None or asked.run is not self._begun.get(job):  # of an earlier run
             return
+        version = version_with(job.source, body.root)
+        if version is not None and chunk_of(version, index) != sealed.body:
+            return  # a mistake of the origin's: not the chunk that was asked for
         if not self.world.is_receiving(by, job, body.root) or asked.number < self._opened.get(
             job, 0
         ):
@@ -303,9 +316,9 @@ class Promises:
             return
         gone = {packet.number for packet in going}
         for packet in self.world.held_by(by):
-            sealed = self.sealed.get(packet.body)
-            if sealed is not None and sealed[1] == index and packet.number not in gone:
-                other = self.asked.get((keys_of(job.site).site_id, sealed[2]))
+            held = self.sealed.get(packet.body)
+            if held is not None and held.index == index and packet.number not in gone:
+                other = self.asked.get((keys_of(job.site).site_id, held.number))
                 if other is not None and self._path_of(other) == body.path:
                     return
         if read(find(self.world.disks[job.site], job.destination)) is None:

@@ -14,6 +14,10 @@ def version_with(source: Source, root: bytes) -> bytes | None:
     return next((data for data in source.versions if _root(data) == root), None)
 
 
+def chunk_of(version: bytes, index: int) -> bytes:
+    return version[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+
+
 @lru_cache(maxsize=64)
 def _root(data: bytes) -> bytes:
     geometry = Geometry(len(data), CHUNK_BYTES)

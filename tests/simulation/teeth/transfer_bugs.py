@@ -82,14 +82,14 @@ BELIEF_BUGS: Final = (
     PlantedBug(
         name="duplicate-counted-twice",
         promise=Promise.COMPLETES,
-        why="the number of chunks present runs ahead of the bits: a slot that says so is refused",
+        why="the number of chunks present runs ahead of the bits, and past that of all",
         likely=Faults(duplicate=0.3, reorder=0.5),
         changes=(
-            Edit(f"{_LANDING}.take", " or index in self._writing", ""),
             Edit(
-                "chunkq.protocol.bitmap:Bitmap.add",
-                "    if index in self:\n        return False\n",
-                "    if index in self:\n        self.present += 1\n        return False\n",
+                f"{_LANDING}._settle",
+                "        self._committer.keep(job.delivery, requester.done)\n",
+                "        self._committer.keep(job.delivery, requester.done)\n"
+                "        self._transfer.bitmap.present += len(copies)\n",
             ),
         ),
     ),
