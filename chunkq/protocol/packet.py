@@ -36,6 +36,8 @@ _SMALLEST_REQUEST: Final = _REQUEST.size + SEAL_SIZE_BYTES + SIGNATURE_SIZE_BYTE
 _LARGEST_REPLY: Final = _REPLY.size + MAX_REPLY_BODY_SIZE_BYTES
 #: Times, counters and sequence numbers travel as u64.
 U64_LIMIT: Final = 1 << 64
+#: `epoch = unix_ms << 20 | 20 random bits`: two starts in one millisecond differ.
+EPOCH_RANDOM_BITS: Final = 20
 
 _E = TypeVar("_E", bound=IntEnum)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from chunkq.ports import Clock, Entropy
-from chunkq.protocol.packet import U64_LIMIT
+from chunkq.protocol.packet import EPOCH_RANDOM_BITS, U64_LIMIT
 
-#: Random bits below the millisecond in an epoch, so that two starts in one never meet.
-EPOCH_RANDOM_BITS: Final = 20
 #: The last epoch that another can follow: they travel as u64.
 LAST_EPOCH: Final = U64_LIMIT - 2
 #: How often one origin may have a process begin anew: it loses its record at a restart of its

@@ -21,12 +21,10 @@ from typing import Final
 
 from chunkq.errors import EpochLost, StorageError
 from chunkq.protocol.limits import KEY_SIZE_BYTES
-from chunkq.protocol.packet import RequestId
+from chunkq.protocol.packet import EPOCH_RANDOM_BITS, RequestId
 from chunkq.storage.mapping import storage_errors
 from chunkq.storage.replayfile import ReplayFile, ReplayFileInvalid
 
-#: `epoch = unix_ms << 20 | 20 random bits`: two starts in one millisecond differ.
-EPOCH_RANDOM_BITS: Final = 20
 #: A ceiling is raised by as much as the epoch has used so far, between these two: a busy peer costs
 #: one fsync in 4096 requests, a quiet one loses few numbers in a power cut.
 MIN_STEP: Final = 64

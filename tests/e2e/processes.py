@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from chunkq.runtime.epochs import EPOCH_RANDOM_BITS
+from chunkq.protocol.packet import EPOCH_RANDOM_BITS
 from tests.support.quick import quick
 
 #: Nothing in these tests takes so long on a machine that works.
