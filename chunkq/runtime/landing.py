@@ -178,7 +178,7 @@ class Landing:
             self._committer.keep(job.delivery, requester.done)
             for asked, _, delivery in copies:
                 self._committer.keep(delivery, asked.peer.requester.done)
-            if job.outcome is Outcome.STORED or self._adopted.add(job.index):
+            if self._is_new(job):
                 self._tally.came(lane, self._geometry.length(job.index))
             return []
         requester.done(job.delivery)
@@ -191,6 +191,12 @@ class Landing:
             else:
                 asked.peer.requester.done(delivery)
         return untried
+
+    def _is_new(self, job: ChunkJob) -> bool:
+        """Whether its bytes were not told of yet; good or not, a chunk not compared yet was."""
+        if job.outcome is Outcome.ADOPTED:
+            return self._adopted.add(job.index)
+        return not self._adopted.clear(job.index)
 
     def _events(self, job: ChunkJob) -> list[ev.Event]:
         lane = self._lanes[job.asked.peer]
