@@ -465,7 +465,8 @@ class Promises:
         """Promise 3: an end has a name that fits what went wrong."""
         name = type(error).__name__
         rotten = self.world.is_rotten(job.site)
-        if isinstance(error, DestinationExists) and (self.world.drawn.change_every or rotten):
+        other = self.world.drawn.change_every or self._digest_lied or rotten
+        if isinstance(error, DestinationExists) and other:
             # Published, then killed before it could say so; now it is not what the origin has.
             final = read(find(self.world.disks[job.site], job.destination))
             ours = final in job.source.versions or (final is not None and rotten)
