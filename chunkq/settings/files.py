@@ -21,11 +21,8 @@ MAX_FILE_SIZE_BYTES: Final = 1 << 20
 _POSITION: Final = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 
-def read_toml(path: Path) -> dict[str, Any] | None:
-    """The file's tables, or None if there is no such file. Raises `ConfigError`."""
-    text = read_text(path)
-    if text is None:
-        return None
+def parse_toml(path: Path, text: str) -> dict[str, Any]:
+    """The tables of a text that was read from `path`. Raises `ConfigError`, naming its lines."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

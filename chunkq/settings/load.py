@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ValidationError
 
 from chunkq.errors import ConfigError
-from chunkq.settings.files import find_line, read_text, read_toml
+from chunkq.settings.files import find_line, parse_toml, read_text
 from chunkq.settings.model import (
     DEFAULT_LINK,
     Link,
@@ -150,14 +151,14 @@ def _find_directories(
 
 
 def _from_file(path: Path) -> Iterator[tuple[str, object, Source]]:
-    data = read_toml(path)
-    if data is None:
+    text = read_text(path)
+    if text is None:
         return
-    text = read_text(path) or ""
+    data = parse_toml(path, text)
+    known = list(dict.fromkeys(_known_keys(data)))
     for key, value in _flatten(data):
         line = find_line(text, key)
         place = f"{path}:{line}" if line else str(path)
-        known = list(_known_keys(data))
         if key not in known and value != {}:
             raise ConfigError(
                 f"{place}: unknown key {_plain(key)}",
@@ -193,7 +194,8 @@ def _keys(model: type[BaseModel]) -> Iterator[str]:
         yield field.alias or attribute
 
 
-def _variables() -> dict[str, str]:
+@cache
+def _variables() -> Mapping[str, str]:
     """Environment variable → dotted key."""
     table = {f"{PREFIX}NAME": "name"}
     for section, model in _SECTIONS.items():

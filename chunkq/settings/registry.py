@@ -19,7 +19,7 @@ from chunkq.errors import ConfigError, NotFound, StatementInvalid, StorageError,
 from chunkq.protocol.quota import PeerQuota
 from chunkq.protocol.standing import Trouble, concerns, heed
 from chunkq.protocol.succession import Said
-from chunkq.settings.files import read_text, read_toml, write_toml
+from chunkq.settings.files import parse_toml, read_text, write_toml
 from chunkq.settings.nearest import did_you_mean
 from chunkq.settings.places import Directories
 from chunkq.settings.trust import (
@@ -84,9 +84,9 @@ class _Folder(Generic[_T]):
         self.problems.pop(name, None)
         try:
             check_label(name, "peer or share")
-            table = read_toml(path)
-            if table is not None:
-                self.entries[name] = self.parse(name, table, path, read_text(path) or "")
+            text = read_text(path)
+            if text is not None:
+                self.entries[name] = self.parse(name, parse_toml(path, text), path, text)
         except ConfigError as error:
             self.problems[name] = error
         except UsageError as error:
