@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.fuzz.quick import use_quick_keys
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS
 
@@ -27,8 +28,8 @@ TIMEOUT_S = 10
 RSS_LIMIT_MIB = 512
 #: Files of targets that need some are made in memory, where there is such a place.
 MEMORY = Path("/dev/shm")
-#: Longer inputs only make it slow; limits beyond are tested by hand.
-MAX_INPUT_BYTES = 4096
+#: Longer inputs only make it slow; limits beyond are tested by hand. A longer seed may double.
+MAX_INPUT_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(TARGETS)}")
     targets = [TARGETS[name] for name in given.names or TARGETS]
+    use_quick_keys()
     if given.input:
         return run_one(targets[0], given.input.read_bytes())
     bound = f"-runs={given.executions}" if given.executions else f"-max_total_time={given.seconds}"
@@ -100,7 +102,7 @@ def campaign(target: Target, root: Path, bound: str) -> Outcome:
         bound,
         f"-timeout={TIMEOUT_S}",
         f"-rss_limit_mb={RSS_LIMIT_MIB}",
-        f"-max_len={max([MAX_INPUT_BYTES, *map(len, target.seeds())])}",
+        f"-max_len={max([MAX_INPUT_BYTES, *(2 * len(seed) for seed in target.seeds())])}",
         f"-artifact_prefix={corpus}/failed-",
         "-print_final_stats=1",
     ]

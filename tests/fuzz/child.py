@@ -7,10 +7,12 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["chunkq"]):
+    from tests.fuzz.quick import use_quick_keys
     from tests.fuzz.targets import TARGETS
 
 
 def main() -> None:
+    use_quick_keys()
     name, *options = sys.argv[1:]
     target = TARGETS[name]
 

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from contextlib import closing
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
@@ -47,9 +48,21 @@ _PLACE = tempfile.TemporaryDirectory(prefix="chunkq-fuzz-")
 _ROOT = Path(_PLACE.name)
 
 
+@cache
 def _place(*parts: str) -> Path:
     path = _ROOT.joinpath(*parts)
     path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _put(data: bytes, *parts: str) -> Path:
+    """The file in this place, with this content and no other."""
+    path = _place(*parts)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
     return path
 
 
@@ -123,12 +136,12 @@ def _link(data: bytes) -> object:
 
 
 def _configuration(data: bytes) -> object:
-    _place("config", "config.toml").write_bytes(data)
+    _put(data, "config", "config.toml")
     return load(config_dir=_ROOT / "config", state_dir=_ROOT / "state", environ={})
 
 
 def _registry(kind: str, data: bytes) -> object:
-    _place("registry", kind, "fuzzed.toml").write_bytes(data)
+    _put(data, "registry", kind, "fuzzed.toml")
     directories = Directories(config=_ROOT / "registry", state=_ROOT / "state")
     return Registry(directories).problems
 
@@ -164,12 +177,15 @@ def _quantity(data: bytes) -> object:
 
 
 def _job(data: bytes) -> object:
-    store = JobStore(_ROOT)
-    _place("jobs", JobState.PENDING, f"{JOB_ID}.json").write_bytes(data)
-    try:
-        return store.jobs(JobState.PENDING)
-    finally:
-        store.close()
+    store = _job_store()
+    _put(data, "jobs", JobState.PENDING, f"{JOB_ID}.json")
+    return store.jobs(JobState.PENDING)
+
+
+@cache
+def _job_store() -> JobStore:
+    """One for all: it keeps nothing of what it reads."""
+    return JobStore(_ROOT)
 
 
 def _job_seeds() -> list[bytes]:
@@ -183,7 +199,7 @@ def _job_seeds() -> list[bytes]:
 
 
 def _received(data: bytes) -> object:
-    _place("received", "received.jsonl").write_bytes(data)
+    _put(data, "received", "received.jsonl")
     return ReceivedLog(_ROOT / "received").find("/a")
 
 

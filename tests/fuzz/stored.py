@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import struct
 from contextlib import closing, suppress
+from functools import cache
 from itertools import count
 
 from blake3 import blake3
@@ -13,6 +15,7 @@ from pydantic import ValidationError
 
 from chunkq.errors import EpochLost
 from chunkq.ports import FileIdentity
+from chunkq.protocol import cbor
 from chunkq.protocol.identity import SiteKeys
 from chunkq.protocol.keyring import KeyRing
 from chunkq.protocol.limits import DIGEST_SIZE_BYTES
@@ -20,7 +23,7 @@ from chunkq.protocol.manifest import encode_head, sign_head
 from chunkq.protocol.packet import RequestId
 from chunkq.runtime.resuming import look
 from chunkq.settings import Link
-from chunkq.settings.load import load
+from chunkq.settings.load import PREFIX, _variables, load
 from chunkq.settings.model import check_link_url
 from chunkq.storage import hashjobs, instances, manifests, replayfile, statefile
 from chunkq.storage.manifests import ManifestStore
@@ -33,7 +36,7 @@ from chunkq.transport.spool.claims import Claims
 from chunkq.transport.spool.directories import SpoolDirectories
 from chunkq.transport.spool.options import SpoolOptions
 from tests.fuzz.bodies import head_of_four, leaves_of_four, manifest_of_four
-from tests.fuzz.files import _ROOT, TRANSFER_ID, _place
+from tests.fuzz.files import _ROOT, TRANSFER_ID, _put
 from tests.fuzz.target import Target, as_file
 from tests.protocol.sites import ALICE, ALICE_CARD, BOB, BOB_CARD
 
@@ -80,9 +83,12 @@ class _Staging:
         self.part = _Part()
 
     def load_manifest(self) -> bytes:
-        from chunkq.protocol import cbor
+        return _kept_manifest()
 
-        return cbor.encode(manifest_of_four())
+
+@cache
+def _kept_manifest() -> bytes:
+    return cbor.encode(manifest_of_four())
 
 
 def _checked_state_seed() -> bytes:
@@ -103,7 +109,7 @@ def _stored_manifest(data: bytes) -> object:
     """The file as it is on disk, and what is read from it."""
     store = _store()
     name = manifests._name(IDENTITY, CHUNK_BYTES)
-    _place("manifests", name).write_bytes(data)
+    _put(data, "manifests", name)
     found = store.load(IDENTITY, CHUNK_BYTES)
     if found is None:
         return None
@@ -138,8 +144,7 @@ def _checked_manifest_seed() -> bytes:
 
 def _hash_progress(data: bytes) -> object:
     """The lock file of another worker that hashes, with anything in it."""
-    path = _place("hashing", "key.hashing")
-    path.write_bytes(data)
+    path = _put(data, "hashing", "key.hashing")
     directory = os.open(path.parent, os.O_RDONLY)
     holder = os.open(path, os.O_RDWR)
     try:
@@ -161,21 +166,17 @@ def _replay_record(data: bytes) -> object:
     if data[:1] != b"\xff":
         durable += blake3(durable, derive_key_context=replayfile._CONTEXT).digest()
     volatile = data[1 + _DURABLE :]
-    path = _place("replays", f"{PEER.hex()}.replay")
-    with path.open("wb") as file:
-        file.write(durable)
-        file.seek(replayfile._UNSYNCED_OFFSET)
-        file.write(volatile)
-        file.truncate(replayfile.FILE_SIZE_BYTES)
+    content = durable.ljust(replayfile._UNSYNCED_OFFSET, b"\0") + volatile
+    path = _put(content[: replayfile.FILE_SIZE_BYTES], "replays", f"{PEER.hex()}.replay")
+    os.truncate(path, replayfile.FILE_SIZE_BYTES)
     store = ReplayStore(path.parent, boot_id=BOOT, wall_ms=lambda: 1_000)
     with closing(store):
-        for number in range(3):
+        for number, counter in ((0, 5000), (0, (1 << 64) - 1), (1, 1), (2, 2)):
             (epoch,) = struct.unpack(">Q", durable[68 + 24 * number :][:8].ljust(8, b"\0"))
-            for counter in (number, 5000, (1 << 64) - 1):
-                request = RequestId(epoch, counter)
-                with suppress(EpochLost):
-                    if not store.seen(PEER, request) and store.record(PEER, request):
-                        assert store.seen(PEER, request)
+            request = RequestId(epoch, counter)
+            with suppress(EpochLost):
+                if not store.seen(PEER, request) and store.record(PEER, request):
+                    assert store.seen(PEER, request)
     return True
 
 
@@ -220,7 +221,7 @@ def _instance_names(data: bytes) -> object:
 
 def _place_file(data: bytes) -> object:
     """A directory that `status` is to look into."""
-    _place("state", "places", "0" * 32).write_bytes(data)
+    _put(data, "state", "places", "0" * 32)
     return Places(_ROOT / "state").all()
 
 
@@ -238,11 +239,24 @@ def _link_url(data: bytes) -> object:
     return endpoints(RabbitMQOptions(url=url, site="alice"))
 
 
+_VARIABLES = [name.removeprefix(PREFIX) for name in sorted(_variables())]
+
+
 def _environment(data: bytes) -> object:
-    """The name of a variable after its prefix, and its value."""
-    variable, _, value = _text(data).partition("=")
-    environ = {f"CHUNKQ_{variable}": value}
+    """The first byte chooses a variable, or that its name is there, too; the rest is its value."""
+    number, text = data[:1], _text(data[1:])
+    if number and number[0] < len(_VARIABLES):
+        variable, value = _VARIABLES[number[0]], text
+    else:
+        variable, _, value = text.partition("=")
+    environ = {f"{PREFIX}{variable}": value}
     return load(config_dir=_ROOT / "none", state_dir=_ROOT / "state", environ=environ)
+
+
+def _environment_seeds() -> list[bytes]:
+    values = {"LINK_URL": b"spool:///a", "REQUESTER_PATIENCE": b"5m", "ORIGIN_CONCURRENCY": b"3"}
+    chosen = [bytes((_VARIABLES.index(name),)) + value for name, value in values.items()]
+    return [*chosen, b"\xffLINK_URL=spool:///a"]
 
 
 class _Clock:
@@ -253,31 +267,52 @@ class _Clock:
         return 1_000_000
 
 
-def _spool_file(data: bytes) -> object:
-    """A file of any name and kind in a mailbox, and a packet behind it, which has to come."""
+@cache
+def _mailbox() -> tuple[Claims, bytes]:
+    """The consumer of one, and where it is. The claims of one run are no more in the next."""
     root = _ROOT / "spool"
     root.mkdir(exist_ok=True)
     options = SpoolOptions(root=root, site="bob")
     directories = SpoolDirectories(options)
     directories.prepare()
-    kind, raw = data[:1], data[1:]
-    name, _, body = raw.partition(b"\0")
-    name = name[:255].replace(b"/", b"")
     claims = Claims(options, directories, "req.bob", _Clock())
     claims.attach()
-    new = os.fsencode(root / "req.bob" / "new")
+    return claims, os.fsencode(root / "req.bob")
+
+
+#: A consumer that is no more: it has a claim directory, and no lock in it.
+_DEAD_CONSUMER = b"000000000000001-" + b"e" * 16
+#: Where a file can be put: it waits, is being written, is claimed, is in the place of a claim.
+_FOLDERS = (b"new", b"tmp", b"cur/" + _DEAD_CONSUMER, b"cur")
+_KINDS = (b"f", b"d", b"p", b"l")
+
+
+def _spool_file(data: bytes) -> object:
+    """A file of any name, kind and place in a mailbox, and a packet behind it, which has to come.
+
+    The first byte says what it is and where.
+    """
+    claims, mailbox = _mailbox()
+    choice = data[0] if data else 0
+    kind, folder = _KINDS[choice % 4], _FOLDERS[choice // 4 % 4]
+    name, _, body = data[1:].partition(b"\0")
+    name = name[:255].replace(b"/", b"")
+    if folder != b"new":
+        claims._next_sweep_s = 0.0
+        os.makedirs(os.path.join(mailbox, folder), exist_ok=True)
     try:
         if name not in (b"", b".", b".."):
-            _make(os.path.join(new, name), kind, body)
+            _make(os.path.join(mailbox, folder, name), kind, body)
         good = names.PacketName(999_999, next(_numbers) % 10**10, 0, 4, 0, "f" * 16)
-        with open(os.path.join(new, str(good).encode()), "wb") as file:
+        with open(os.path.join(mailbox, b"new", str(good).encode()), "xb") as file:
             file.write(b"good")
-        taken = [each.body for _ in range(3) for each in claims.take(8).claims]
-        assert b"good" in taken
+        assert any(b"good" in [each.body for each in claims.take(8).claims] for _ in range(3))
         return True
     finally:
-        claims.close(())
-        _empty(os.fsencode(root / "req.bob"))
+        claims._stuck.clear()
+        claims._listed.clear()
+        for each in (b"new", b"dead", b"tmp", b"cur"):
+            _empty(os.path.join(mailbox, each), os.fsencode(claims._id))
 
 
 def _make(path: bytes, kind: bytes, body: bytes) -> None:
@@ -292,22 +327,32 @@ def _make(path: bytes, kind: bytes, body: bytes) -> None:
             file.write(body)
 
 
-def _empty(mailbox: bytes) -> None:
-    for folder in (b"new", b"dead", b"free", b"cur", b"tmp"):
-        directory = os.path.join(mailbox, folder)
-        for each in os.listdir(directory):
-            path = os.path.join(directory, each)
-            if os.path.isdir(path) and not os.path.islink(path):
-                os.rmdir(path)
-            else:
-                os.unlink(path)
+def _empty(directory: bytes, keep: bytes) -> None:
+    """Remove what is in there, but only what is claimed from the claim directory `keep`."""
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if name == keep:
+            for claimed in os.listdir(path):
+                if claimed != os.fsencode(names.LOCK):
+                    _remove(os.path.join(path, claimed))
+        else:
+            _remove(path)
+
+
+def _remove(path: bytes) -> None:
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)
 
 
 def _spool_seeds() -> list[bytes]:
     said = names.PacketName(1, 2, 3_000_000, 4, 0, "0123456789abcdef")
     old = names.PacketName(1, 2, 3, 4, 0, "0123456789abcdef")
-    kinds = (b"f", b"d", b"p", b"l")
-    return [kind + str(name).encode() + b"\0body" for kind in kinds for name in (said, old)]
+    choices = [bytes((choice,)) for choice in range(len(_KINDS) * len(_FOLDERS))]
+    consumer = b"\x0d" + names.consumer_id(7, "0" * 16).encode()
+    packets = [str(name).encode() + b"\0body" for name in (said, old)]
+    return [*(choice + packet for choice in choices for packet in packets), consumer]
 
 
 TARGETS = [
@@ -328,6 +373,6 @@ TARGETS = [
             b"spool:///a%20b",
         ],
     ),
-    Target("environment", _environment, lambda: [b"LINK_URL=spool:///a", b"REQUESTER_PATIENCE=5m"]),
+    Target("environment", _environment, _environment_seeds),
     Target("spool-file", _spool_file, _spool_seeds),
 ]
