@@ -15,9 +15,7 @@ from chunkq.protocol.manifest import (
     verify_page,
 )
 from chunkq.protocol.messages import Body
-from chunkq.protocol.origin import Gate
 from chunkq.protocol.packet import ReplyKind, parse_reply, parse_request
-from chunkq.protocol.seal import ReplyOpener, ReplySealer
 from chunkq.transport.rabbitmq.frames import FrameReader
 from tests.fuzz.bodies import (
     REPLY_BODIES,
@@ -25,47 +23,19 @@ from tests.fuzz.bodies import (
     head_of_four,
     leaves_of_four,
 )
+from tests.fuzz.ends import admit, opener, sealer
 from tests.fuzz.target import Target
-from tests.protocol.sites import (
-    ALICE,
-    ALICE_CARD,
-    BOB,
-    BOB_CARD,
-    ORIGIN_EPHEMERAL,
-    REQUESTER_EPHEMERAL,
-    make_request,
-)
+from tests.protocol.sites import ALICE, BOB, BOB_CARD, make_request
 from tests.transport.test_rabbitmq_frames import BODY_MAX, Told, delivery
-
-WALL_MS = 1_000_100
-
-
-def _admit(data: bytes) -> object:
-    """The whole gate, to the decoded body."""
-    gate = Gate(
-        keys=BOB,
-        peer=lambda site_id: ALICE_CARD if site_id == ALICE.site_id else None,
-        seen=lambda peer, request_id: False,
-        requests_per_s=1e9,
-    )
-    return gate.decode(gate.admit(data, 0.0, WALL_MS))
 
 
 def _sealed_reply() -> bytes:
-    raw = parse_request(make_request())
-    sealer = ReplySealer(raw=raw, keys=BOB, ephemeral_secret=ORIGIN_EPHEMERAL)
-    return sealer.seal(ReplyKind.CHUNK, b"c" * 300, 7)
+    return sealer().seal(ReplyKind.CHUNK, b"c" * 300, 7)
 
 
 def _open_reply(data: bytes) -> object:
     raw = parse_reply(data)
-    opener = ReplyOpener(
-        header=raw.header,
-        sender=ALICE.site_id,
-        recipient=BOB_CARD,
-        ephemeral_secret=REQUESTER_EPHEMERAL,
-    )
-    return opener.open(raw)
+    return opener(raw.header).open(raw)
 
 
 def _bodies() -> list[type[Body]]:
@@ -132,7 +102,7 @@ def _read_frames(data: bytes) -> object:
 
 TARGETS = [
     Target("request", parse_request, lambda: [make_request()]),
-    Target("gate", _admit, lambda: [make_request()]),
+    Target("gate", admit, lambda: [make_request()]),
     Target("reply", parse_reply, lambda: [_sealed_reply()]),
     Target("sealed-reply", _open_reply, lambda: [_sealed_reply()]),
     Target("body", _decode_body, _body_seeds),

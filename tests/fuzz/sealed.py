@@ -25,10 +25,9 @@ from chunkq.protocol.limits import (
 )
 from chunkq.protocol.manifest import is_zero_page, sign_head, verify_head, verify_page
 from chunkq.protocol.messages import Body, RefusalReason
-from chunkq.protocol.origin import BODIES, Gate
-from chunkq.protocol.packet import ReplyKind, RequestKind, parse_reply, parse_request
+from chunkq.protocol.origin import BODIES
+from chunkq.protocol.packet import ReplyKind, RequestKind, parse_reply
 from chunkq.protocol.packing import pack, unpack
-from chunkq.protocol.seal import ReplyOpener, ReplySealer
 from chunkq.protocol.succession import (
     ACCEPTED_DOMAIN,
     CARD_DOMAIN,
@@ -41,43 +40,23 @@ from chunkq.protocol.succession import (
 )
 from chunkq.runtime.resuming import read_manifest
 from tests.fuzz.bodies import REPLY_BODIES, REQUEST_BODIES, head_of_four
+from tests.fuzz.ends import admit, opener, sealer
 from tests.fuzz.target import Target
-from tests.protocol.sites import (
-    ALICE,
-    ALICE_CARD,
-    BOB,
-    BOB_CARD,
-    ORIGIN_EPHEMERAL,
-    REQUESTER_EPHEMERAL,
-    make_request,
-)
+from tests.protocol.sites import ALICE, ALICE_CARD, BOB, BOB_CARD, make_request
 
-WALL_MS = 1_000_100
 ASKED = asked_digest("s", [("a", ["x", "y", "z"])])
 ASKED_COUNT = 3
 #: What unpacking may give at most in these targets: a chunk of this size was asked for.
 CHUNK_BYTES = 64 * KIB
 _KINDS = list(RequestKind)
 _REPLY_KINDS = list(ReplyKind)
-_SEALER = ReplySealer(
-    raw=parse_request(make_request()), keys=BOB, ephemeral_secret=ORIGIN_EPHEMERAL
-)
-
-
-def _gate() -> Gate:
-    return Gate(
-        keys=BOB,
-        peer=lambda site_id: ALICE_CARD if site_id == ALICE.site_id else None,
-        seen=lambda peer, request_id: False,
-        requests_per_s=1e9,
-    )
+_SEALER = sealer()
 
 
 def _request(data: bytes) -> object:
     """The first byte is the kind, the rest the body, signed and sealed by a pinned peer."""
     kind = _KINDS[data[0] % len(_KINDS)] if data else RequestKind.OPEN
-    gate = _gate()
-    body = gate.decode(gate.admit(make_request(data[1:][: 32 * KIB], kind=kind), 0.0, WALL_MS))
+    body = admit(make_request(data[1:][: 32 * KIB], kind=kind))
     assert isinstance(body, BODIES[kind])
     return body
 
@@ -102,13 +81,8 @@ def _reply(data: bytes) -> object:
     head, body = data[:3].ljust(3, b"\0"), data[3:]
     kind, index = _REPLY_KINDS[head[0] % len(_REPLY_KINDS)], head[2]
     raw = parse_reply(_SEALER.seal(kind, body, index, packed=bool(head[1] & 1)))
-    opener = ReplyOpener(
-        header=raw.header,
-        sender=ALICE.site_id,
-        recipient=BOB_CARD,
-        ephemeral_secret=REQUESTER_EPHEMERAL,
-    )
-    opened = opener.open(raw, CHUNK_BYTES if kind is ReplyKind.CHUNK else None)
+    most = CHUNK_BYTES if kind is ReplyKind.CHUNK else None
+    opened = opener(raw.header).open(raw, most)
     assert len(opened) <= max(len(body), MAX_REPLY_BODY_SIZE_BYTES)
     if kind is ReplyKind.MANIFEST:
         manifest = cbor.decode(messages.ManifestReply, opened)
@@ -258,13 +232,7 @@ def _foreign_key(data: bytes) -> object:
     public = data[:32].ljust(32, b"\0")
     card = SiteCard("bob", BOB.verify_key, public)
     raw = parse_reply(_SEALER.seal(ReplyKind.CHUNK, b"c"))
-    opener = ReplyOpener(
-        header=raw.header,
-        sender=ALICE.site_id,
-        recipient=card,
-        ephemeral_secret=REQUESTER_EPHEMERAL,
-    )
-    return opener.open(raw)
+    return opener(raw.header, card).open(raw)
 
 
 def _page_of(data: bytes) -> object:
