@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,14 +140,21 @@ class _Lanes:
         return 0
 
 
-async def test_no_copy_of_a_chunk_is_acknowledged_before_the_chunk_is_durable(
-    tmp_path: Path,
-) -> None:
-    """The first may be of a connection that is gone: then the copy is the one that a broker has."""
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """One whose part file is on a disk."""
     fd = os.open(tmp_path, os.O_RDONLY)
     part = PartFile(fd, "x.part", str(tmp_path / "x.part"))
     part.allocate(GEOMETRY, None)
-    desk = Desk(part)
+    try:
+        yield Desk(part)
+    finally:
+        part.close()
+        os.close(fd)
+
+
+async def test_no_copy_of_a_chunk_is_acknowledged_before_the_chunk_is_durable(desk: Desk) -> None:
+    """The first may be of a connection that is gone: then the copy is the one that a broker has."""
     desk.committer.durable = Bitmap(1)
 
     desk.come(1)
@@ -161,17 +169,11 @@ async def test_no_copy_of_a_chunk_is_acknowledged_before_the_chunk_is_durable(
     assert [1, 2, 3] == sorted(desk.acknowledged)
     desk.come(4)
     assert [1, 2, 3, 4] == sorted(desk.acknowledged)
-    part.close()
-    os.close(fd)
 
 
-async def test_a_hole_is_made_before_a_commit_tells_of_it(tmp_path: Path) -> None:
+async def test_a_hole_is_made_before_a_commit_tells_of_it(desk: Desk) -> None:
     """Its bit is set at once: what a reply to an earlier process left there must be gone first."""
-    fd = os.open(tmp_path, os.O_RDONLY)
-    part = PartFile(fd, "x.part", str(tmp_path / "x.part"))
-    part.allocate(GEOMETRY, None)
-    part.write(0, [CONTENT])
-    desk = Desk(part)
+    desk.part.write(0, [CONTENT])
 
     desk.landing.punch(Punch(((0, 1),)))
     punched = asyncio.ensure_future(desk.landing.punched())
@@ -181,18 +183,12 @@ async def test_a_hole_is_made_before_a_commit_tells_of_it(tmp_path: Path) -> Non
         desk.pool.do()
         await punched
     room = bytearray(CHUNK)
-    part.read_into(0, memoryview(room))
+    desk.part.read_into(0, memoryview(room))
     assert bytes(CHUNK) == room
-    part.close()
-    os.close(fd)
 
 
-async def test_a_good_copy_is_used_if_the_one_before_does_not_open(tmp_path: Path) -> None:
+async def test_a_good_copy_is_used_if_the_one_before_does_not_open(desk: Desk) -> None:
     """Whoever owns the broker would else have it acknowledged, and gone, before it is durable."""
-    fd = os.open(tmp_path, os.O_RDONLY)
-    part = PartFile(fd, "x.part", str(tmp_path / "x.part"))
-    part.allocate(GEOMETRY, None)
-    desk = Desk(part)
     desk.committer.durable = Bitmap(1)
 
     desk.unsealed = 1
@@ -210,18 +206,10 @@ async def test_a_good_copy_is_used_if_the_one_before_does_not_open(tmp_path: Pat
     await desk.committer.commit(cast("Any", desk), Phase.RUNNING)
     assert [1, 2] == sorted(desk.acknowledged)
     assert 0 == desk.requester.in_memory_bytes
-    part.close()
-    os.close(fd)
 
 
-async def test_a_chunk_of_an_earlier_process_that_comes_twice_is_counted_once(
-    tmp_path: Path,
-) -> None:
+async def test_a_chunk_of_an_earlier_process_that_comes_twice_is_counted_once(desk: Desk) -> None:
     """Until it has been compared it is written as often as it comes; new it is only once."""
-    fd = os.open(tmp_path, os.O_RDONLY)
-    part = PartFile(fd, "x.part", str(tmp_path / "x.part"))
-    part.allocate(GEOMETRY, None)
-    desk = Desk(part)
     desk.asked.token, desk.page_known = 0, False
     for tag in (1, 2, 3):
         desk.page_known = tag == 3  # the comparison waits for its turn
@@ -231,23 +219,17 @@ async def test_a_chunk_of_an_earlier_process_that_comes_twice_is_counted_once(
         async with asyncio.timeout(20):
             await desk.landing.drained()
         assert CHUNK == desk.landing._tally.new_bytes
-    part.close()
-    os.close(fd)
 
 
 async def test_a_disk_error_gives_deliveries_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that stayed would hold up all behind it for as long as the process lives."""
-    fd = os.open(tmp_path, os.O_RDONLY)
-    part = PartFile(fd, "x.part", str(tmp_path / "x.part"))
-    part.allocate(GEOMETRY, None)
-    desk = Desk(part)
 
     def fail(*_: object) -> None:
         raise StorageError("the disk reports errors")
 
-    monkeypatch.setattr(part, "write", fail)
+    monkeypatch.setattr(desk.part, "write", fail)
     desk.come(1)
     desk.come(2)
     desk.landing._assembler.flush()
@@ -255,16 +237,10 @@ async def test_a_disk_error_gives_deliveries_back(
     async with asyncio.timeout(20):
         await desk.landing.drained()
     assert [1, 2] == sorted(desk.acknowledged)
-    part.close()
-    os.close(fd)
 
 
-async def test_a_commit_that_the_disk_refuses_keeps_no_deliveries(tmp_path: Path) -> None:
+async def test_a_commit_that_the_disk_refuses_keeps_no_deliveries(desk: Desk) -> None:
     """They are given back with the end of the transfer, whatever it was that failed."""
-    fd = os.open(tmp_path, os.O_RDONLY)
-    part = PartFile(fd, "x.part", str(tmp_path / "x.part"))
-    part.allocate(GEOMETRY, None)
-    desk = Desk(part)
     desk.committer.keep(Delivery(b"", 1, 1), desk.requester.done)
 
     def fail(state: object) -> None:
@@ -276,5 +252,3 @@ async def test_a_commit_that_the_disk_refuses_keeps_no_deliveries(tmp_path: Path
     assert [] == desk.acknowledged
     desk.committer.release()
     assert [1] == desk.acknowledged
-    part.close()
-    os.close(fd)
