@@ -1,102 +1,58 @@
-"""Jobs that `chunkq get --queue` leaves for a requester process: one JSON file each.
+"""The jobs of a site: what `chunkq get` is at, and what it left for a requester process.
 
-    jobs/pending -> jobs/running -> jobs/done | jobs/failed
+    jobs/pending -> jobs/running -> jobs/done | jobs/failed | jobs/cancelled | jobs/paused
             ^-----------'  (to be tried again, or its worker died)
 
 A job's state is the directory it is in. A worker locks the file and renames it into `running`; a
-file there without a lock is of a worker that died. Leaving `running` changes the content: the new
-file appears in its place, locked, and only then the old one goes. So a crash may leave a job in two
-places, of which `running` is the one that does not count, and never in none. The name in `running`
-is removed only under the lock of the file that replaces it: nobody can claim the job meanwhile.
+file there without a lock is of a process that died: a queued job goes back to the queue, one that a
+program had begun itself is paused, so that no worker snatches what the same command will go on
+with. Leaving `running` changes the content: the new file appears in its place, locked, and only
+then the old one goes (see `jobfiles`). So a crash may leave a job in two places and never in none.
+The name in `running` is removed only under the lock of the file that replaces it: nobody can claim
+the job meanwhile.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import time
 from collections.abc import Callable, Container, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
-from functools import cache
+from dataclasses import dataclass, replace
 from typing import Final
 
-from pydantic import TypeAdapter
-
-from chunkq.errors import NotFound, StorageError
-from chunkq.protocol.limits import KIB
-from chunkq.storage import descriptors
+from chunkq.errors import StorageError
+from chunkq.protocol.condition import Reason
+from chunkq.protocol.priority import Priority, priority_word
 from chunkq.storage.closing import close
+from chunkq.storage.dropping import drop_staging
+from chunkq.storage.job import NAME, SUFFIX, Job, JobClaim, JobState, Option, mark_of
 from chunkq.storage.kinds import lstat_at
-from chunkq.storage.locks import lock_file
 from chunkq.storage.mapping import storage_errors
+from chunkq.storage.steering import Steering, leave_cancelled, leave_paused, with_priority
 
 #: A job whose worker died so often, one time after the other, takes the worker down by itself.
 MAX_ATTEMPTS_LOST: Final = 5
-#: What a killed process left half written is removed after so long; no writing takes an hour.
-_DEBRIS_AGE_S: Final = 3600.0
 #: History: what went well is of little interest; failures wait for somebody to look at them.
-MAX_DONE: Final = 200
-MAX_FAILED: Final = 1000
-#: Some hundred sources of the longest path.
-_MAX_FILE_SIZE_BYTES: Final = 1024 * KIB
-_NAME: Final = re.compile(r"[0-9]{13,20}-[0-9a-f]{8}\.json")
-_SUFFIX: Final = ".json"
-_HALF_WRITTEN: Final = re.compile(
-    rf"{_NAME.pattern}\.[0-9]+{re.escape(descriptors.TEMPORARY_SUFFIX)}"
-)
-
-Option = str | int | float | bool | None
+MAX_DONE: Final = 2000
+MAX_FAILED: Final = 5000
+MAX_CANCELLED: Final = 2000
+#: Beyond its bound by this part, a history is cut to it: not at each job, for all are looked at.
+_SLACK_PART: Final = 20
+#: Ids of one ms that one command may have: it is begun that often at once, and the clock stands.
+_MAX_SAME_MS: Final = 1000
 
 
-class JobState(StrEnum):
-    PENDING = "pending"
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """What is known of a pending job, by the inode that said so."""
+
+    inode: int
+    peer: str
+    priority: Priority
+    fresh: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What to get and where to; `sources` are where one thing is to be had.
-
-    `attempts` counts the times it was begun and not finished, `lost` those of the last of them that
-    ended with their worker.
-    """
-
-    job_id: str
-    sources: tuple[str, ...]
-    destination: str
-    options: Mapping[str, Option] = field(default_factory=dict)
-    created_ms: int = 0
-    attempts: int = 0
-    lost: int = 0
-    error_code: str = ""
-    error_message: str = ""
-    state: JobState = JobState.PENDING
-
-    @property
-    def peer(self) -> str:
-        """Whom it asks first."""
-        return self.sources[0].partition(":")[0] if self.sources else ""
-
-
-@cache
-def _parser() -> TypeAdapter[Job]:
-    """What a job's file may hold, types and all: it may have been edited by hand."""
-    return TypeAdapter(Job)
-
-
-class JobClaim:
-    """A job that this process has; close it with `JobStore.complete`, `fail` or `give_back`."""
-
-    def __init__(self, job: Job, fd: int) -> None:
-        self.job = job
-        self.fd = fd
-
-
-class JobStore:
+class JobStore(Steering):
     """The jobs below a state directory, shared by any number of processes.
 
     Raises `StorageError`. `entropy` makes ids, `wall_s` is the time of day.
@@ -108,24 +64,11 @@ class JobStore:
         *,
         entropy: Callable[[int], bytes] = os.urandom,
         wall_s: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.path = os.path.join(os.path.abspath(state_dir), "jobs")
-        self._entropy = entropy
-        self._wall_s = wall_s
+        super().__init__(state_dir, entropy=entropy, wall_s=wall_s, sleep=sleep)
         self._swept = False
-        self._fds: dict[JobState, int] = {}
-        #: Whom jobs that wait ask first; that never changes.
-        self._peers: dict[str, str] = {}
-        for state in JobState:
-            path = os.path.join(self.path, state)
-            with storage_errors("mkdir", path):
-                os.makedirs(path, mode=0o700, exist_ok=True)
-                self._fds[state] = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-
-    def close(self) -> None:
-        for fd in self._fds.values():
-            close(fd)
-        self._fds.clear()
+        self._waiting: dict[str, _Waiting] = {}
 
     # ------------------------------------------------------------ who gives work
 
@@ -136,216 +79,334 @@ class JobStore:
         *,
         options: Mapping[str, Option] | None = None,
         created_ms: int,
+        by: str = "",
+        origin: str = "",
     ) -> Job:
-        """Leave a job, durably. They are taken in the order of `created_ms`."""
+        """Leave a job, durably. They are taken by priority, then in the order of `created_ms`."""
         job = Job(
             job_id=f"{created_ms:013d}-{self._entropy(4).hex()}",
             sources=sources,
             destination=destination,
             options=dict(options or {}),
             created_ms=created_ms,
+            by=by,
+            origin=origin,
         )
-        close(self._write(job, JobState.PENDING))
+        close(self._write(job))
         return job
 
-    def jobs(self, state: JobState) -> list[Job]:
-        """The jobs of one state, oldest first; unreadable ones are left out."""
-        found = (self._read(state, name) for name in self._names(state))
-        return [job for job in found if job is not None]
+    def begin(
+        self,
+        sources: tuple[str, ...],
+        destination: str,
+        *,
+        options: Mapping[str, Option] | None = None,
+        created_ms: int,
+        by: str = "",
+        origin: str = "",
+        durable: bool = True,
+    ) -> JobClaim:
+        """A job that this process does itself, at once: in `running`, and ours.
 
-    def retry(self, job_id: str) -> Job:
-        """Let a failed job be tried again, as if it were new. Raises `NotFound`."""
-        name = job_id + _SUFFIX
-        if not _NAME.fullmatch(name) or self._read(JobState.FAILED, name) is None:
-            raise NotFound(f"there is no failed job {job_id!a}")
-        failed_fd = self._lock(JobState.FAILED, name)
-        if failed_fd is None:
-            raise StorageError(f"job {job_id} is changing its state", hint="try again")
+        One of the same sources and destination that was begun before and has not gone well is
+        taken over, if nobody has it in hand. Not `durable`: its record may be lost in a power cut
+        as long as the job is under way or done, which costs no waiting for the disk.
+        """
+        self._sweep()
+        given = replace(
+            Job(job_id="", sources=sources, destination=destination, by=by, origin=origin),
+            options=dict(options or {}),
+            created_ms=created_ms,
+            foreground=True,
+            started_ms=self._now_ms(),
+            state=JobState.RUNNING,
+        )
+        mark = mark_of(sources, destination)
+        ending = f"-{mark}{SUFFIX}"
+        for name in self._names(JobState.RUNNING):
+            if name.endswith(ending):
+                self._recover_if_left(name)
+        for state in (JobState.PAUSED, JobState.PENDING, JobState.FAILED, JobState.CANCELLED):
+            for name in reversed(self._names(state)):
+                if name.endswith(ending):
+                    claim = self._take_over(state, name, given, durable=durable)
+                    if claim is not None:
+                        return claim
+        for later_ms in range(_MAX_SAME_MS):
+            job = replace(given, job_id=f"{created_ms + later_ms:013d}-{mark}")
+            name = job.job_id + SUFFIX
+            if any(self._is_there(state, name) for state in JobState):
+                continue
+            try:
+                fd = self._write(job, durable=durable, anew=True)
+            except FileExistsError:
+                continue
+            return JobClaim(job, fd, durable=durable)
+        raise StorageError(f"{self.path}: no free name for a job", hint="set this machine's clock")
+
+    def _take_over(
+        self, state: JobState, name: str, given: Job, *, durable: bool
+    ) -> JobClaim | None:
+        """Go on with what was begun before; None if somebody has it, or if it is another's."""
+        fd = self._lock(state, name)
+        if fd is None:
+            return None
         try:
-            job = self._read(JobState.FAILED, name)
-            if job is None:
-                raise NotFound(f"there is no failed job {job_id!a}")
-            renewed = replace(
-                job, attempts=0, lost=0, error_code="", error_message="", state=JobState.PENDING
+            known = self.read(state, name) if self._settle(state, name) else None
+            if known is None:
+                return None
+            if (known.sources, known.destination) != (given.sources, given.destination):
+                return None
+            job = replace(
+                given,
+                job_id=known.job_id,
+                created_ms=known.created_ms,
+                attempts=known.attempts,
+                revision=known.revision,
             )
-            self._replace(JobState.FAILED, renewed)
+            # durable in any case: there was a record that a power cut would have spared
+            new_fd, job = self._renew(state, job)
+            self.control.take(job.job_id)
+            return JobClaim(job, new_fd, durable=durable)
         finally:
-            close(failed_fd)
-        return renewed
+            close(fd)
 
     # ------------------------------------------------------------ who works
 
     def claim(self, skip: Container[str] = (), skip_peers: Container[str] = ()) -> JobClaim | None:
-        """The oldest job that nobody has, or None. Takes back the jobs of workers that died.
+        """The next job that nobody has, or None: by priority, then the oldest.
 
-        `skip`: ids of jobs whose turn has not come again. `skip_peers`: of whom enough are done.
+        Takes back the jobs of workers that died. `skip`: ids of jobs whose turn has not come again,
+        unless somebody has asked to retry them. `skip_peers`: of whom enough are done.
         """
         self.recover()
-        if not self._swept:
-            self._swept = True
-            self._remove_debris()
-        names = self._names(JobState.PENDING)
-        self._peers = {name: self._peers[name] for name in names if name in self._peers}
-        for name in names:
-            if name.removesuffix(_SUFFIX) in skip or self._peer_of(name) in skip_peers:
+        self._sweep()
+        for name in self._in_order():
+            known = self._waiting[name]
+            if known.peer in skip_peers or (name.removesuffix(SUFFIX) in skip and not known.fresh):
                 continue
             fd = self._lock(JobState.PENDING, name)
             if fd is None:
                 continue
-            job = self._read(JobState.PENDING, name)
-            if job is None:
-                # Not a job: it must not be looked at again and again.
-                self._move(name, JobState.PENDING, JobState.FAILED)
-                close(fd)
-                continue
-            self._move(name, JobState.PENDING, JobState.RUNNING)
-            return JobClaim(replace(job, state=JobState.RUNNING), fd)
+            claimed = False
+            try:
+                job = self._claimable(name)
+                if job is not None:
+                    self._move(name, JobState.PENDING, JobState.RUNNING)
+                    claimed = True
+            finally:
+                if not claimed:
+                    close(fd)
+            if job is not None:
+                job = replace(job, state=JobState.RUNNING)
+                return JobClaim(job, fd, started_ms=self._now_ms())
         return None
 
-    def _peer_of(self, name: str) -> str:
-        """The peer that a job asks first; empty if the job cannot be read."""
-        if name not in self._peers:
-            job = self._read(JobState.PENDING, name)
-            self._peers[name] = job.peer if job else ""
-        return self._peers[name]
+    def _claimable(self, name: str) -> Job | None:
+        """The pending job that we have locked; None if it turns out not to be one for us."""
+        if not self._settle(JobState.PENDING, name):
+            return None
+        job = self.read(JobState.PENDING, name)
+        if job is None:
+            # Not a job: it must not be looked at again and again.
+            self._move(name, JobState.PENDING, JobState.FAILED)
+            return None
+        # what somebody wanted of the process that had it, which did not get to it
+        wanted = self._heeding(job)
+        if wanted == job:
+            return job
+        self._leave(JobState.PENDING, wanted)
+        return None
 
-    def complete(self, claim: JobClaim) -> None:
+    def _in_order(self) -> list[str]:
+        """The names of the pending jobs as they are to be taken; all are known afterwards."""
+        known: dict[str, _Waiting] = {}
+        for name, inode in self._entries(JobState.PENDING):
+            found = self._waiting.get(name)
+            if found is None or found.inode != inode:
+                job = self.read(JobState.PENDING, name)
+                peer, word = (job.peer, job.priority) if job else ("", "normal")
+                priority = Priority.of(priority_word(word))
+                found = _Waiting(inode, peer, priority, fresh=job is None or not job.attempts)
+            known[name] = found
+        self._waiting = known
+        return sorted(known, key=lambda name: (known[name].priority, name))
+
+    def update(self, claim: JobClaim, job: Job) -> None:
+        """Write down what has changed about a job in hand; it stays ours."""
+        fd, claim.job = self._renew(JobState.RUNNING, job, durable=claim.durable)
+        close(claim.fd)
+        claim.fd = fd
+
+    def complete(
+        self,
+        claim: JobClaim,
+        *,
+        size_bytes: int = 0,
+        new_bytes: int = 0,
+        content_digest: str = "",
+    ) -> Job:
         """The job is done; a bounded number of these is remembered."""
-        job = replace(claim.job, error_code="", error_message="")
-        self._finish(claim, replace(job, state=JobState.DONE))
+        job = replace(
+            claim.job,
+            state=JobState.DONE,
+            error_code="",
+            error_message="",
+            reason="",
+            ended_ms=self._now_ms(),
+            size_bytes=size_bytes,
+            new_bytes=new_bytes,
+            content_digest=content_digest,
+        )
+        job = self._finish(claim, job)
         self._prune(JobState.DONE, MAX_DONE)
+        return job
 
-    def fail(self, claim: JobClaim, code: str, message: str) -> None:
+    def fail(self, claim: JobClaim, code: str, message: str) -> Job:
         """The job failed for good; a bounded number of these is remembered."""
         job = replace(
             claim.job,
+            state=JobState.FAILED,
             attempts=claim.job.attempts + 1,
             error_code=code,
             error_message=message,
+            reason="",
+            ended_ms=self._now_ms(),
         )
-        self._finish(claim, replace(job, state=JobState.FAILED))
+        job = self._finish(claim, job)
         self._prune(JobState.FAILED, MAX_FAILED)
+        return job
 
-    def give_back(self, claim: JobClaim, code: str = "", message: str = "") -> None:
-        """To be tried again later, by anybody; with an error it counts as an attempt."""
+    def give_back(
+        self, claim: JobClaim, code: str = "", message: str = "", *, reason: str = ""
+    ) -> Job:
+        """To be tried again later, by anybody; with an error it counts as an attempt.
+
+        Where somebody wants it paused or cancelled, it is. `reason`: why it waits, if for no error.
+        """
         job = replace(
             claim.job,
+            state=JobState.PENDING,
             attempts=claim.job.attempts + bool(code),
             lost=0,
             error_code=code,
             error_message=message,
+            reason=reason,
         )
-        self._finish(claim, replace(job, state=JobState.PENDING))
+        return self._finish(claim, self._heeding(job))
+
+    def leave_paused(self, claim: JobClaim, reason: Reason, by: str = "") -> Job:
+        """It rests until somebody resumes it, or the same command goes on with it."""
+        return self._finish(claim, leave_paused(claim.job, reason, by))
+
+    def leave_cancelled(self, claim: JobClaim, by: str, *, drop: bool = False) -> Job:
+        """It is given up; `drop`: with what has come. The transfer must have ended."""
+        if drop:
+            drop_staging(claim.job)
+        job = self._finish(claim, leave_cancelled(claim.job, by, self._now_ms()))
+        self._prune(JobState.CANCELLED, MAX_CANCELLED)
+        return job
+
+    # ------------------------------------------------------------ whose process died
 
     def recover(self) -> None:
         """Return the jobs of workers that died to the queue, or fail those that kill workers."""
         for name in self._names(JobState.RUNNING):
-            fd = self._lock(JobState.RUNNING, name)
-            if fd is None:
-                continue
-            try:
+            self._recover_if_left(name)
+
+    def _recover_if_left(self, name: str) -> None:
+        fd = self._lock(JobState.RUNNING, name)
+        if fd is None:
+            return
+        try:
+            if self._settle(JobState.RUNNING, name):
                 self._recover_one(name)
-            finally:
-                close(fd)
+        finally:
+            close(fd)
 
     def _recover_one(self, name: str) -> None:
-        for state in (JobState.DONE, JobState.FAILED, JobState.PENDING):
-            if self._read(state, name) is None:
-                continue
-            twin_fd = self._lock(state, name)
-            if twin_fd is not None:
-                self._remove(JobState.RUNNING, name)
-                close(twin_fd)
-            return
-        job = self._read(JobState.RUNNING, name)
+        job = self.read(JobState.RUNNING, name)
         if job is None:
             return
         lost = job.lost + 1
-        job = replace(
-            job,
-            attempts=job.attempts + 1,
-            lost=lost,
-            error_code="worker_died",
-            error_message="the process that worked on it ended",
-            state=JobState.FAILED if lost >= MAX_ATTEMPTS_LOST else JobState.PENDING,
-        )
-        self._replace(JobState.RUNNING, job)
+        if job.foreground:
+            job = replace(leave_paused(job, Reason.INTERRUPTED), lost=lost)
+        else:
+            job = replace(
+                job,
+                attempts=job.attempts + 1,
+                lost=lost,
+                error_code="worker_died",
+                error_message="the process that worked on it ended",
+                reason="",
+                state=JobState.FAILED if lost >= MAX_ATTEMPTS_LOST else JobState.PENDING,
+                ended_ms=self._now_ms() if lost >= MAX_ATTEMPTS_LOST else 0,
+            )
+        self._leave(JobState.RUNNING, self._heeding(job))
 
-    # ------------------------------------------------------------ files
+    def _heeding(self, job: Job) -> Job:
+        """The job as those want it who left a wish about it that nobody has fulfilled."""
+        for wish in self.control.wishes_of(job.job_id):
+            if wish.want == "priority" and priority_word(wish.priority) == wish.priority:
+                if job.priority != wish.priority:
+                    job = with_priority(job, wish.priority)
+            elif wish.want == "cancel" and job.state is not JobState.CANCELLED:
+                if wish.drop:
+                    drop_staging(job)
+                job = leave_cancelled(job, wish.by, self._now_ms())
+            elif wish.want == "pause" and not job.state.ended:
+                job = leave_paused(job, Reason.BY_OPERATOR, wish.by)
+        return job
 
-    def _finish(self, claim: JobClaim, job: Job) -> None:
+    def _leave(self, old: JobState, job: Job, *, durable: bool = True) -> Job:
+        """Let `job` appear in its state, and be as those want it who left a wish until then.
+
+        Who leaves one looks again whether the job is still in `running`, and acts himself if not.
+        """
+        fd, job = self._renew(old, job, durable=durable)
         try:
-            self._replace(JobState.RUNNING, job)
+            wanted = self._heeding(job) if not job.state.ended else job
+            if wanted != job:
+                new_fd, job = self._renew(job.state, wanted)
+                close(fd)
+                fd = new_fd
+            self.control.take(job.job_id)
+        finally:
+            close(fd)
+        return job
+
+    def _finish(self, claim: JobClaim, job: Job) -> Job:
+        job = replace(job, started_ms=claim.started_ms or job.started_ms)
+        durable = claim.durable or job.state is not JobState.DONE
+        try:
+            return self._leave(JobState.RUNNING, job, durable=durable)
         finally:
             close(claim.fd)
 
-    def _replace(self, old: JobState, job: Job) -> None:
-        """Let `job` appear in its new state, and its file in `old`, which we have locked, go."""
-        new_fd = self._write(job, job.state)
-        try:
-            self._remove(old, job.job_id + _SUFFIX)
-        finally:
-            close(new_fd)
+    # ------------------------------------------------------------ bounds
 
-    def _names(self, state: JobState) -> list[str]:
-        with storage_errors("readdir", os.path.join(self.path, state)):
-            return sorted(name for name in os.listdir(self._fds[state]) if _NAME.fullmatch(name))
-
-    def _lock(self, state: JobState, name: str) -> int | None:
-        path = os.path.join(self.path, state, name)
-        return lock_file(self._fds[state], name, path, create=False)
-
-    def _write(self, job: Job, state: JobState) -> int:
-        """Put a new file in its place, whole, durable and locked by the descriptor returned."""
-        content = asdict(job)
-        del content["state"]
-        raw = json.dumps(content, ensure_ascii=True, indent=1).encode()
-        directory_fd, name = self._fds[state], job.job_id + _SUFFIX
-        path = os.path.join(self.path, state, name)
-        temporary = f"{name}.{os.getpid()}{descriptors.TEMPORARY_SUFFIX}"
-        try:
-            descriptors.write_new(directory_fd, temporary, path, [raw], mode=0o600)
-            fd = lock_file(directory_fd, temporary, path, create=False)
-            if fd is None:
-                raise StorageError(f"lock {path}: its temporary file is in use")
-            with storage_errors("rename", path):
-                os.rename(temporary, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
-        except StorageError:
-            descriptors.remove_if_there(directory_fd, temporary)
-            raise
-        with storage_errors("fsync", path, sync=True):
-            descriptors.sync_directory(directory_fd)
-        return fd
-
-    def _read(self, state: JobState, name: str) -> Job | None:
-        path = os.path.join(self.path, state, name)
-        raw = descriptors.read_file(self._fds[state], name, path, _MAX_FILE_SIZE_BYTES)
-        if raw is None:
-            return None
-        try:
-            job = replace(_parser().validate_json(raw, strict=True), state=state)
-        except ValueError:
-            return None
-        return job if job.job_id + _SUFFIX == name else None
-
-    def _remove_debris(self) -> None:
-        """What processes that were killed had begun to write."""
-        for state, fd in self._fds.items():
-            with storage_errors("readdir", os.path.join(self.path, state)):
-                names = [name for name in os.listdir(fd) if _HALF_WRITTEN.fullmatch(name)]
-            for name in names:
-                status = lstat_at(fd, name)
-                if status is not None and self._wall_s() - status.st_mtime > _DEBRIS_AGE_S:
-                    self._remove(state, name)
-
-    def _move(self, name: str, source: JobState, target: JobState) -> None:
-        with storage_errors("rename", os.path.join(self.path, target, name)):
-            fds = self._fds[source], self._fds[target]
-            os.rename(name, name, src_dir_fd=fds[0], dst_dir_fd=fds[1])
-
-    def _remove(self, state: JobState, name: str) -> None:
-        descriptors.remove_if_there(self._fds[state], name)
+    def _sweep(self) -> None:
+        """Once a process: what others that were killed left behind."""
+        if self._swept:
+            return
+        self._swept = True
+        self._remove_debris()
+        open_ = {*self._names(JobState.RUNNING), *self._names(JobState.PENDING)}
+        self.control.sweep(lambda job_id: job_id + SUFFIX not in open_)
 
     def _prune(self, state: JobState, most: int) -> None:
-        for name in self._names(state)[:-most]:
+        """Forget those that ended first."""
+        names = self._names(state)
+        if len(names) <= most + most // _SLACK_PART:
+            return
+        ended: list[tuple[int, str]] = []
+        with storage_errors("stat", os.path.join(self.path, state)):
+            for name in names:
+                status = lstat_at(self._fds[state], name)
+                if status is not None:
+                    ended.append((status.st_mtime_ns, name))
+        for _, name in sorted(ended)[:-most]:
             self._remove(state, name)
+
+
+__all__ = ["MAX_ATTEMPTS_LOST", "NAME", "Job", "JobClaim", "JobState", "JobStore", "Option"]

@@ -83,6 +83,17 @@ def test_a_job_goes_from_pending_through_running_to_done(store: JobStore, tmp_pa
     assert {"done": [f"{job.job_id}.json"]} == places(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["\udcff", "\udcff😀", 'a"b\n', "\\ud800"])
+def test_a_destination_of_any_name(store: JobStore, name: str) -> None:
+    """Whatever a file system allows, text or not."""
+    job = store.add((f"alpha:docs/{name}",), f"/srv/{name}", created_ms=NOW_MS)
+
+    claim = store.claim()
+
+    assert claim is not None
+    assert (job.sources, job.destination) == (claim.job.sources, claim.job.destination)
+
+
 def test_the_oldest_is_taken_first(store: JobStore) -> None:
     """In the order in which they were left."""
     ids = [add(store, number) for number in (5, 1, 3)]
@@ -110,7 +121,8 @@ def test_a_failed_job_keeps_its_reason_and_can_be_retried(store: JobStore) -> No
     assert [renewed] == store.jobs(JobState.PENDING)
     assert (0, "") == (renewed.attempts, renewed.error_code)
     assert [] == store.jobs(JobState.FAILED)
-    for strange in (job_id, "nobody", "../../x"):
+    assert renewed == store.retry(job_id)
+    for strange in ("nobody", "../../x", f"{NOW_MS}-00000000"):
         with pytest.raises(NotFound):
             store.retry(strange)
 
