@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -31,7 +32,7 @@ _MAX_LOOKS: Final = 50
 _WAITING: Final = frozenset({JobState.PENDING, JobState.PAUSED})
 
 
-class Steering(JobFiles):
+class Steering(JobFiles, ABC):
     """The jobs as operators have them. Raises `NotFound`, `StorageError`."""
 
     def __init__(
@@ -180,9 +181,9 @@ class Steering(JobFiles):
         changed = change(job)
         return job if changed == job else self._replace(state, changed)
 
+    @abstractmethod
     def _recover_one(self, name: str) -> None:
         """Bring a job out of `running` that we have locked there: its process died."""
-        raise NotImplementedError
 
     def _now_ms(self) -> int:
         return int(self._wall_s() * 1000)
