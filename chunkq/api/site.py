@@ -14,6 +14,7 @@ from typing import Final, Self
 from weakref import WeakSet
 
 from chunkq.api.origins import Origins
+from chunkq.api.reporting import Reporting
 from chunkq.api.source import Source, check_alike
 from chunkq.api.transfer import Transfer, Wanted
 from chunkq.api.trust import KeyNews, ProgramTrust, RegistryTrust
@@ -38,6 +39,7 @@ from chunkq.protocol.identity import SiteKeys, decode_card, encode_card
 from chunkq.protocol.keyring import KeyRing
 from chunkq.protocol.messages import Entry
 from chunkq.protocol.priority import PriorityWord
+from chunkq.protocol.report import Role
 from chunkq.protocol.standing import Earlier
 from chunkq.runtime.identity import FixedIdentity, identity_of
 from chunkq.runtime.listing import list_directory
@@ -80,6 +82,7 @@ class Site:
             else RegistryTrust(self._registry, settings, clock, log)
         )
         self._fetcher = Fetcher(settings, identity, heed=self.trust.heed, log=log)
+        self.reporting = Reporting(settings, self._fetcher, log)
         self._transfers: WeakSet[Transfer] = WeakSet()
         self._verifications: WeakSet[Verification] = WeakSet()
         self._log = log
@@ -93,6 +96,7 @@ class Site:
         keys: SiteKeys | KeyRing | None = None,
         peers: Mapping[str, Cards] | None = None,
         on_keys: Callable[[KeyNews], bool] | None = None,
+        role: Role | None = None,
         log: Log = write_log,
     ) -> AsyncIterator[Self]:
         """A site for the time of an `async with`.
@@ -105,17 +109,22 @@ class Site:
 
         `on_keys` hears of a peer's change of keys, proved by its signatures, on the loop: to
         follow, put `[news.card, *news.earlier]` into `peers` and return True. Without it nothing
-        is followed. Raises `ConfigError`, `IdentityError`.
+        is followed. `role`: what the process reports itself as, from now on; without it, as
+        "embedded" from the first transfer or from `serve` on. Raises `ConfigError`,
+        `IdentityError`.
         """
         settings = settings or load().settings
         prepare_process()
         make_own_spool(settings)
         identity = identity_of(keys) if keys else load_identity(settings)
         site = cls(settings, identity, peers=peers, on_keys=on_keys, log=log)
+        if role is not None:
+            site.reporting.begin(role)
         try:
             yield site
         finally:
             await site._stop_transfers()
+            await site.reporting.close()
             await site._fetcher.close()
 
     @property
@@ -207,8 +216,14 @@ class Site:
             [(peer, parsed), *((self._peer(other.peer), other) for other in others)],
         )
         self._add_configured(origins, (parsed, *others))
+        return self._begin(origins, wanted)
+
+    def _begin(self, origins: Origins, wanted: Wanted) -> Transfer:
+        self.reporting.begin("embedded")
         transfer = Transfer(self._fetcher, origins, wanted)
         self._transfers.add(transfer)
+        self.reporting.watch(transfer)
+        transfer.on_end(lambda: self.reporting.unwatch(transfer))
         return transfer
 
     def verify(
@@ -243,9 +258,7 @@ class Site:
         source = wanted.source
         origins = Origins(self._fetcher, [(self._peer(source.peer), source)])
         self._add_configured(origins, (source,))
-        transfer = Transfer(self._fetcher, origins, wanted)
-        self._transfers.add(transfer)
-        return transfer
+        return self._begin(origins, wanted)
 
     def _add_configured(self, origins: Origins, named: Sequence[Source]) -> None:
         """What the configuration says is the same, at peers that are not named."""
@@ -301,10 +314,15 @@ class Site:
             directory = RegistryDirectory(registry, self.trust.heed)
         used = {peer.link for peer in self._peers().values()} or set(self.settings.links)
         waiting = len(used)
+        reporter = self.reporting.begin("embedded")
+        if reporter is not None:
+            reporter.ready = False
 
         def ready() -> None:
             nonlocal waiting
             waiting -= 1
+            if waiting == 0 and reporter is not None:
+                reporter.ready = True
             if waiting == 0 and on_ready is not None:
                 on_ready()
 
@@ -325,13 +343,15 @@ class Site:
                 self.settings, self.identity, link, transport, directory=directory, log=self._log
             )
             async with worker as serving:
+                served.worker = serving
                 await serving.run(ready)
 
-        try:
-            await self._patiently(transport.open)
-            await self._patiently(serve)
-        finally:
-            await close_link(link, transport, self._log)
+        with self.reporting.serving(link, transport) as served:
+            try:
+                await self._patiently(transport.open)
+                await self._patiently(serve)
+            finally:
+                await close_link(link, transport, self._log)
 
     async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do it again and again while the broker is away or not all there."""

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from chunkq.api.origins import Origins
 from chunkq.api.source import Source
-from chunkq.compose import Fetcher
-from chunkq.errors import BrokerUnreachable, ChunkqError, PeerSilent
+from chunkq.compose import Fetcher, ref_of
+from chunkq.errors import BrokerUnreachable, PeerSilent
 from chunkq.ports import NewFile
 from chunkq.protocol.checking import Received
 from chunkq.protocol.limits import MIB
@@ -21,7 +21,14 @@ from chunkq.protocol.transfer_events import Waiting
 from chunkq.runtime.asking import Order, Place
 from chunkq.runtime.fetch import FileFetch
 from chunkq.runtime.peer import PeerLink
-from chunkq.runtime.progress import FetchProgress, FetchResult, Progress, Result
+from chunkq.runtime.progress import (
+    FetchProgress,
+    FetchResult,
+    LaneProgress,
+    Observation,
+    Progress,
+    Result,
+)
 from chunkq.runtime.tree import TreeFetch, TreeOrder
 from chunkq.storage.destination import Destination
 from chunkq.storage.mending import Mend
@@ -81,11 +88,24 @@ class Transfer:
         self._resumed_chunks = 0
         #: How the only file stood when it was left, for the last words about it.
         self._ended: FetchProgress | None = None
+        #: The class of the error that it ended with.
+        self._error = ""
         self._task = asyncio.ensure_future(self._run())
+
+    @property
+    def id(self) -> str:
+        """What it is called in reports."""
+        parts = () if self.source.tree else (self.destination.name,)
+        first_id = ref_of(self._origins.first).first_id
+        return transfer_id(first_id, self.source.share, self.source.path, parts)
 
     def cancel(self) -> None:
         """Stop: commit what there is, and end as cancelled."""
         self._task.cancel()
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call it when it is over, however it ends."""
+        self._task.add_done_callback(lambda _: callback())
 
     async def ended(self) -> None:
         """Wait until it is over, however it ends. Raises nothing."""
@@ -141,12 +161,35 @@ class Transfer:
             files_total=report.seen,
         )
 
+    @property
+    def waits(self) -> bool:
+        """As many transfers as may be are under way from that peer; it waits for its turn."""
+        return self._queued and not self._task.done()
+
+    def observe(self) -> Observation:
+        """As `progress`, and what is under way."""
+        details = [found for fetch in self._active.values() if (found := fetch.detail())]
+        lanes: dict[str, LaneProgress] = {}
+        for lane in (lane for detail in details for lane in detail.lanes):
+            known = lanes.get(lane.peer)
+            lanes[lane.peer] = lane if known is None else known + lane
+        return Observation(
+            id=self.id,
+            progress=self.progress(),
+            lanes=tuple(lanes.values()),
+            runs=details[0].runs if len(details) == 1 and self._tree is None else (),
+            queued=self.waits,
+            starved=any(detail.starved for detail in details),
+            error=self._error,
+            read_back_bytes=sum(file.read_back_bytes for file in self._active_now()),
+        )
+
     def _active_now(self) -> list[FetchProgress]:
         return [found for fetch in self._active.values() if (found := fetch.progress())]
 
     def _waiting(self, files: list[FetchProgress]) -> Waiting | None:
         """Why nothing moves; the carrier's trouble comes before the peer's."""
-        if self._queued and not self._task.done():
+        if self.waits:
             most = self._fetcher.turns(self._origins.first).count
             return Waiting("queued", f"{most} transfers from {self.source.peer} are under way")
         if (health := self._origins.health) is not None:
@@ -167,13 +210,14 @@ class Transfer:
             self._phase = "stopped"
             raise
         except PeerSilent as error:
-            self._phase = "failed"
+            self._phase, self._error = "failed", type(error).__name__
             # Where the broker takes nothing, it is not the peer who is silent.
             if (health := self._origins.health) is None:
                 raise
+            self._error = BrokerUnreachable.__name__
             raise BrokerUnreachable(f"{error.message}: {health.detail}", hint=AGAIN) from error
-        except ChunkqError:
-            self._phase = "failed"
+        except Exception as error:
+            self._phase, self._error = "failed", type(error).__name__
             raise
         self._phase = "done"
         return result

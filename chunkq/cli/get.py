@@ -149,7 +149,7 @@ class Getting:
         from chunkq.errors import Stopped
 
         with stopping(self._on_stop, self._on_status):
-            async with Site.open(self._settings) as site:
+            async with Site.open(self._settings, role="get") as site:
                 for each in placed:
                     if self._stopped:
                         self._cut_short = True

@@ -65,7 +65,7 @@ async def _serve(settings: Settings) -> int:
     from chunkq.cli.supervised import supervised
 
     async def work(notifier: Notifier) -> None:
-        async with Site.open(settings) as site:
+        async with Site.open(settings, role="origin") as site:
             await site.serve(on_ready=notifier.ready)
 
     return await supervised(work)

@@ -66,7 +66,7 @@ async def _work(settings: Settings, *, once: bool) -> int:
     store = JobStore(settings.directories.state)
 
     async def loop(notifier: Notifier) -> None:
-        async with Site.open(settings) as site:
+        async with Site.open(settings, role="requester") as site:
             notifier.ready()
             worker = Worker(site, store, settings.requester.concurrency, once=once)
             async with asyncio.TaskGroup() as group:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import replace
@@ -76,7 +76,7 @@ class Fetcher:
         self._peers: dict[tuple[str, str], PeerLink] = {}
         self._instance: Instance | None = None
         self._opening = asyncio.Lock()
-        self._opened: Transport | None = None
+        self._opened: tuple[Link, Transport] | None = None
         self._disk = DiskShares()
         self._turns: dict[str, Slots] = {}
         self.floor = Floor(settings.requester.disk_floor_bytes)
@@ -111,13 +111,27 @@ class Fetcher:
             return known
 
     @property
-    def transports(self) -> list[Transport]:
-        return [requester.transport for _, requester in self._requesters.values()]
+    def requesters(self) -> list[Requester]:
+        return [requester for _, requester in self._requesters.values()]
 
     @property
     def opening(self) -> Transport | None:
         """The transport that is being opened now."""
-        return self._opened
+        return None if self._opened is None else self._opened[1]
+
+    def ends(self) -> Iterator[tuple[Link, Transport]]:
+        """The transports that are open, or being opened."""
+        for name, (_, requester) in self._requesters.items():
+            yield self.settings.links[name], requester.transport
+        if self._opened is not None:
+            yield self._opened
+
+    @property
+    def instance(self) -> str:
+        """What this process's mailbox for replies is called first. Raises `StorageError`."""
+        if self._instance is None:
+            self._instance = claim_instance(self.settings.directories.state, None)
+        return self._instance.label
 
     def file(
         self,
@@ -198,11 +212,9 @@ class Fetcher:
     async def _requester(self, link: Link) -> Requester:
         if link.name in self._requesters:
             return self._requesters[link.name][1]
-        if self._instance is None:
-            self._instance = claim_instance(self.settings.directories.state, None)
-        site = self.settings.site_name
+        instance, site = self.instance, self.settings.site_name
         transport = make_transport(link, site, self.clock)
-        self._opened = transport
+        self._opened = link, transport
         try:
             async with AsyncExitStack() as opening:
                 opening.push_async_callback(close_link, link, transport, self.log)
@@ -211,7 +223,7 @@ class Fetcher:
                     keys=self.identity,
                     heed=self.heed,
                     site=site,
-                    instance=self._instance.label,
+                    instance=instance,
                     next_instance=self._next_instance,
                     transport=transport,
                     clock=self.clock,

@@ -7,6 +7,7 @@ seals to itself. Counts only rise while the process lives (`incarnation`), times
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -30,6 +31,8 @@ Count = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 Detail = Annotated[str, Field(max_length=MAX_DETAIL_CHARS)]
 Word = Annotated[str, Field(max_length=64)]
+#: What a peer is called here: a label, unless a program that embeds chunkq calls it otherwise.
+Alias = Annotated[str, Field(max_length=255)]
 
 Role = Literal["origin", "requester", "get", "embedded", "dashboard"]
 
@@ -37,7 +40,7 @@ Role = Literal["origin", "requester", "get", "embedded", "dashboard"]
 class OriginShare(Body):
     """What one origin does for a transfer. `left`: why it is asked for nothing any more."""
 
-    peer: Label
+    peer: Alias
     new_bytes: Count = 0
     window_chunks: Count = 0
     in_flight: Count = 0
@@ -83,7 +86,7 @@ class LinkReport(Body):
 class PeerReport(Body):
     """What an origin did for one peer, as counts since it started."""
 
-    peer: Label
+    peer: Alias
     requests: Count = 0
     sent_bytes: Count = 0
     refusals: Annotated[dict[Word, Count], Field(max_length=16)] = Field(default_factory=dict)
@@ -119,3 +122,18 @@ class Report(Body):
     counters: Annotated[dict[Word, Count], Field(max_length=MAX_COUNTERS)] = Field(
         default_factory=dict
     )
+
+
+def fitting(
+    report: Report, size_bytes: int, encode: Callable[[Report], bytes]
+) -> tuple[Report, bytes]:
+    """The report in at most so many bytes, and these: the last transfers are left out, if need be.
+
+    They are still counted in `transfers_total`.
+    """
+    encoded = encode(report)
+    while len(encoded) > size_bytes and report.transfers:
+        kept = report.transfers[: len(report.transfers) // 2]
+        report = report.model_copy(update={"transfers": kept})
+        encoded = encode(report)
+    return report, encoded

@@ -274,7 +274,7 @@ class BundleFetch:
             elif kind is ReplyKind.STANDING:
                 hear(self._peer, asked.open(raw))
         except PacketError as error:
-            self._log("reply_dropped", level="warning", code=error.code)
+            requester.drop(error.code)
         except PeerDistrusted as error:
             self._on_crash(error)
 

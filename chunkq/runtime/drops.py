@@ -21,6 +21,8 @@ class Drops:
         self._clock = clock
         self._since_s = clock.monotonic_s()
         self._counts: Counter[str] = Counter()
+        #: By code, since the start; whoever looks may copy it at any time.
+        self.totals: Counter[str] = Counter()
 
     def __call__(self, code: str, detail: str) -> None:
         now_s = self._clock.monotonic_s()
@@ -28,6 +30,7 @@ class Drops:
             self.flush()
             self._since_s = now_s
         self._counts[code] += 1
+        self.totals[code] += 1
         if self._counts[code] <= TOLD_ONE_BY_ONE:
             self._log("request_dropped", level="warning", code=code, detail=detail)
 

@@ -37,7 +37,7 @@ from chunkq.runtime.landing import Landing
 from chunkq.runtime.offers import Offers, acceptable
 from chunkq.runtime.peer import Asked, PeerLink
 from chunkq.runtime.preparing import Preparing
-from chunkq.runtime.progress import FetchProgress, FetchResult
+from chunkq.runtime.progress import FetchDetail, FetchProgress, FetchResult
 from chunkq.runtime.readback import ReadBack
 from chunkq.runtime.recording import Record, Recorder
 from chunkq.runtime.resuming import look, open_whole, read_manifest, was_published
@@ -109,11 +109,9 @@ class FileFetch:
         """Fetch and publish. Raises a `ChunkqError`; what is in staging stays for the next run."""
         await self._open()
         try:
-            cards = self._recorder.cards
-            if await self._in_thread(lambda: was_published(self._staging, cards)):
-                finished = await self._finish_published()
-                if finished is not None:
-                    return finished
+            was = await self._in_thread(lambda: was_published(self._staging, self._recorder.cards))
+            if was and (finished := await self._finish_published()) is not None:
+                return finished
             await self._begin()
             await self._watch()
             if (error := self._result.result()) is not None:
@@ -132,6 +130,10 @@ class FileFetch:
     def progress(self) -> FetchProgress | None:
         """None until there is something to say."""
         return None if self._transfer is None else self._tally.progress(self._transfer)
+
+    def detail(self) -> FetchDetail | None:
+        """What is under way; None until there is something to say."""
+        return None if self._transfer is None else self._tally.detail(self._transfer)
 
     # ------------------------------------------------------------ beginning and end
 
@@ -187,9 +189,9 @@ class FileFetch:
 
     async def _finish_published(self) -> FetchResult | None:
         """A crash came before the tidying. None, the manifest lost: a new transfer finds out."""
-        kept = await self._in_thread(self._staging.load_manifest)
+        kept = await self._in_thread(self._staging.load_manifest) or b""
         try:
-            manifest, head, _ = read_manifest(kept or b"", self._recorder.cards)
+            manifest, head, _ = read_manifest(kept, self._recorder.cards)
         except PacketError:
             await self._in_thread(self._staging.settle_published)
             await self._in_thread(self._staging.remove)
@@ -372,7 +374,7 @@ class FileFetch:
             try:
                 self._on_control(asked, raw)
             except PacketError as error:
-                self._log("reply_dropped", level="warning", code=error.code)
+                asked.peer.requester.drop(error.code)
 
     def _on_control(self, asked: Asked, raw: RawReply) -> None:
         body, lane = asked.open(raw), self._lanes[asked.peer]
@@ -394,7 +396,7 @@ class FileFetch:
                 except PeerDistrusted as error:
                     self._feed(ev.OriginBroken(lane, error))
             case _:
-                self._log("reply_dropped", level="debug", code="unasked")
+                asked.peer.requester.drop("unasked", level="debug")
 
     def _on_manifest(self, asked: Asked, manifest: ManifestReply) -> None:
         lane = self._lanes[asked.peer]
@@ -463,8 +465,7 @@ class FileFetch:
         if self._reader is not None:
             await self._reader.stop()
         assert self._transfer is not None
-        chosen = self._offers.choose(self._transfer.signer.number, head)
-        self._manifest = chosen or self._manifest
+        self._manifest = self._offers.choose(self._transfer.signer.number, head) or self._manifest
         if await self._preparing.is_there(head, self._order):
             self._tally.unchanged = True
             await self._end(head)
@@ -512,10 +513,9 @@ class FileFetch:
         assert self._transfer is not None
         assert self._reader is not None
         assert self._landing is not None
-        head = self._transfer.head
-        assert head is not None
+        assert self._transfer.head is not None
         await self._landing.drained()  # a chunk that was found good may be being written once more
-        matches = await self._reader.digest() == head.content_digest
+        matches = await self._reader.digest() == self._transfer.head.content_digest
         if not matches:
             self._log("read_back_mismatch", level="error", path=self._order.path)
             self._reader.restart()

@@ -62,7 +62,7 @@ class _Question:
         except PeerDistrusted as error:
             self.answer.set_exception(error)
         except PacketError as error:
-            self._peer.requester.log("reply_dropped", level="warning", code=error.code)
+            self._peer.requester.drop(error.code)
 
     def take(self) -> Listing | Refusal | TransportError:
         """The answer; it is kept here no longer, while the request is remembered for a while."""

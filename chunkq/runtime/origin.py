@@ -45,6 +45,7 @@ from chunkq.runtime.identity import identity_of
 from chunkq.runtime.inbox import Inbox
 from chunkq.runtime.outflow import Outflow
 from chunkq.runtime.replies import Replies
+from chunkq.runtime.served import Served
 from chunkq.runtime.slots import Slots
 from chunkq.runtime.statements import Statements
 from chunkq.runtime.tasks import Tasks
@@ -98,7 +99,9 @@ class OriginWorker:
         self._log = log
         self._quota = quota or Quota(requests_per_s=requests_per_s)
         self._usage = usage
-        self._drops = Drops(log, clock)
+        #: What became of packets, and of peers' requests, since the start.
+        self.drops = Drops(log, clock)
+        self.served = Served()
         #: Those that packets of one batch are from; looked up again for the next.
         self._peers: dict[bytes, PeerRef | None] = {}
         self._gate = Gate(
@@ -116,6 +119,15 @@ class OriginWorker:
         self._tasks = Tasks(self._on_crash)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._inbox: Inbox | None = None
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """Where requests come from."""
+        return self._mailbox
+
+    @property
+    def transport(self) -> Transport:
+        return self._transport
 
     async def run(self, on_ready: Callable[[], None] | None = None) -> None:
         """Serve; `on_ready` hears when requests are taken.
@@ -138,7 +150,7 @@ class OriginWorker:
             receiving.cancel()
             await asyncio.gather(receiving, return_exceptions=True)
             await self._finish()
-            self._drops.flush()
+            self.drops.flush()
             await inbox.close()
             self._failed.cancel()
 
@@ -179,7 +191,7 @@ class OriginWorker:
                 raise Replayed("another worker took it")
             body = self._gate.decode(admitted)
         except PacketError as error:
-            self._drops(error.code, error.message)
+            self.drops(error.code, error.message)
         except StorageError as error:  # no replay record, no act: the requester asks again
             self._log("request_not_recorded", level="error", detail=error.message)
         else:
@@ -200,7 +212,7 @@ class OriginWorker:
             if peer is not None:
                 await self._account_for(peer, admitted, body)
         except PacketError as error:
-            self._drops(error.code, error.message)
+            self.drops(error.code, error.message)
         except StorageError as error:
             self._log("request_not_recorded", level="error", detail=error.message)
         except TransportError as error:
@@ -252,6 +264,9 @@ class OriginWorker:
         )
         to = Mailbox("rep", peer.address, body.instance)
         priority = Priority.of(body.priority)
+        counts = self.served.of(peer.alias)
+        counts.requests += 1
+        counts.heard_ms = self._clock.wall_ms()
         replies = Replies(
             self._transport,
             to,
@@ -278,6 +293,9 @@ class OriginWorker:
             # No slot is held meanwhile: where the broker is far, its word takes a round trip.
             await replies.finish()
         finally:
+            counts.sent_bytes += replies.content_bytes
+            if replies.refused is not None:
+                counts.refusals[replies.refused] += 1
             await replies.abort()
         return replies.content_bytes
 

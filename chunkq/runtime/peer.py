@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
@@ -165,6 +165,8 @@ class Requester:
         self.log = log
         self.mailbox = Mailbox("rep", site, instance)
         self.pages = Pages()
+        #: Replies that were of no use, by code, since the start.
+        self.drops: Counter[str] = Counter()
         self.adopters: list[Callable[[RawReply], Asked | None]] = []
         self._inbox: Inbox | None = None
         self._pending: OrderedDict[RequestId, Asked] = OrderedDict()
@@ -236,6 +238,11 @@ class Requester:
     def done(self, *deliveries: Delivery) -> None:
         assert self._inbox is not None
         self._inbox.done(*deliveries)
+
+    def drop(self, code: str, *, level: str = "warning") -> None:
+        """A reply is of no use."""
+        self.drops[code] += 1
+        self.log("reply_dropped", level=level, code=code)
 
     def landed(self, size_bytes: int) -> None:
         """So many bytes are in memory until they are `written`."""
@@ -311,12 +318,12 @@ class Requester:
                 try:
                     raw = parse_reply(delivery.body)
                 except PacketError as error:
-                    self.log("reply_dropped", level="warning", code=error.code)
+                    self.drop(error.code)
                     inbox.done(delivery)
                     continue
                 asked = self._find(raw)
                 if asked is None:
-                    self.log("reply_dropped", level="debug", code="unasked")
+                    self.drop("unasked", level="debug")
                     inbox.done(delivery)
                 else:
                     asked.handler(asked, raw, delivery)

@@ -125,7 +125,7 @@ class _Run:
                 self.refusal = cbor.decode(Refusal, body)
                 self._peer.heed(asked, self.refusal)
         except PacketError as error:
-            requester.log("reply_dropped", level="warning", code=error.code)
+            requester.drop(error.code)
             return
         reply = (asked.request_id, raw.header.index)
         if raw.header.kind is ReplyKind.PROBE and reply not in self._seen:

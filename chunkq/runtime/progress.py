@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chunkq.errors import ChunkqError
@@ -93,3 +93,59 @@ class FetchResult:
     unchanged: bool = False
     origins: Mapping[str, int] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneProgress:
+    """How one origin does for a file. `silent`: what was asked of it is overdue.
+
+    `window_chunks`: how many may be on the way from it to all transfers; `in_flight`: to this one.
+    """
+
+    peer: str
+    new_bytes: int
+    window_chunks: int
+    in_flight: int
+    rtt_s: float
+    silent: bool
+
+    def __add__(self, other: LaneProgress) -> LaneProgress:
+        """The same origin, for two files of a tree."""
+        return LaneProgress(
+            peer=self.peer,
+            new_bytes=self.new_bytes + other.new_bytes,
+            window_chunks=self.window_chunks,
+            in_flight=self.in_flight + other.in_flight,
+            rtt_s=self.rtt_s,
+            silent=self.silent and other.silent,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchDetail:
+    """What a file has under way. `runs`: chunks asked for that have not come, `(first, count)`.
+
+    `starved`: it would ask for more, and others have the whole window.
+    """
+
+    lanes: Sequence[LaneProgress]
+    runs: Sequence[tuple[int, int]]
+    starved: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """A transfer at one moment, for whoever reports it.
+
+    `id`: its job's, or one that it was given at its start. `error`: the class of what it ended
+    with. `queued`: it waits for its turn. `runs`: of its only file.
+    """
+
+    id: str
+    progress: Progress
+    lanes: Sequence[LaneProgress] = ()
+    runs: Sequence[tuple[int, int]] = ()
+    queued: bool = False
+    starved: bool = False
+    error: str = ""
+    read_back_bytes: int = 0

@@ -55,6 +55,8 @@ class Replies:
         self.packer: Packer | None = None
         #: Content that `seal` has sealed, as it was before it was packed.
         self.content_bytes = 0
+        #: Why nothing, or nothing more, was answered.
+        self.refused: RefusalReason | None = None
         self.account = account
         self.most_hashes = most_hashes
         self._transport = transport
@@ -104,6 +106,7 @@ class Replies:
         await self.send(packet, Priority.CONTROL)
 
     async def refuse(self, refusal: Refusal) -> None:
+        self.refused = refusal.reason
         await self.send_body(ReplyKind.REFUSAL, refusal)
 
     async def finish(self) -> None:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final
 
 from chunkq.errors import ChunkqError
+from chunkq.protocol.geometry import to_ranges
+from chunkq.protocol.lane import Lane
 from chunkq.protocol.manifest import Head
+from chunkq.protocol.report import MAX_RUNS
 from chunkq.protocol.transfer import Transfer
-from chunkq.runtime.progress import FetchProgress, FetchResult
+from chunkq.runtime.progress import FetchDetail, FetchProgress, FetchResult, LaneProgress
+
+#: Chunks on the way that are told of, of each origin: a window of the usual size. Where chunks are
+#: small there may be thousands, and to sort them each second is not worth it.
+MAX_TOLD: Final = 256
 
 
 class Tally:
@@ -71,6 +80,26 @@ class Tally:
             left=self.left(transfer),
         )
 
+    def detail(self, transfer: Transfer) -> FetchDetail:
+        """What is under way. Costs as much as there is, so not for each look."""
+        live = [lane for lane in transfer.lanes if lane.left is None]
+        indices = (index for lane in live for index in islice(_asked(lane), MAX_TOLD))
+        return FetchDetail(
+            lanes=[self._lane(lane) for lane in live],
+            runs=_runs(indices),
+            starved=any(lane.starved for lane in live),
+        )
+
+    def _lane(self, lane: Lane) -> LaneProgress:
+        return LaneProgress(
+            peer=self._peers[lane.number],
+            new_bytes=self._came[lane.number],
+            window_chunks=lane.window.limit,
+            in_flight=len(lane.chunks),
+            rtt_s=lane.window.rtt_smoothed_s or 0.0,
+            silent=lane.silent or lane.window.silent,
+        )
+
     def result(self, head: Head, transfer: Transfer | None = None) -> FetchResult:
         return FetchResult(
             path=self._path,
@@ -84,3 +113,12 @@ class Tally:
             origins=self.origins,
             left=self.left(transfer),
         )
+
+
+def _asked(lane: Lane) -> Iterator[int]:
+    return (index for index, _ in lane.chunks.waiting_since())
+
+
+def _runs(indices: Iterable[int]) -> list[tuple[int, int]]:
+    """The first of them; a chunk may be asked for at two origins."""
+    return list(islice(to_ranges(sorted(set(indices))), MAX_RUNS))

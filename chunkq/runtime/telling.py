@@ -39,7 +39,7 @@ def say(peer: PeerLink, line: str, answered: Callable[[], None] = lambda: None) 
                 return peer.heed(asked, cbor.decode(Refusal, body))
             told = cbor.decode(StandingReply, body)
         except PacketError as error:
-            return peer.requester.log("reply_dropped", level="warning", code=error.code)
+            return peer.requester.drop(error.code)
         peer.signers.told(told.known)
         return answered()
 

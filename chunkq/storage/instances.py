@@ -55,12 +55,15 @@ def claim_instance(
     prefer: str | None = None,
     *,
     entropy: Callable[[int], bytes] = os.urandom,
+    directory: str = DIRECTORY_NAME,
 ) -> Instance:
     """A free label: `prefer` if it is one and free, else one that was used before, else a new one.
 
+    `directory`: where these labels are, in the state directory.
+
     Raises `StorageError`.
     """
-    path = os.path.join(os.path.abspath(state_dir), DIRECTORY_NAME)
+    path = os.path.join(os.path.abspath(state_dir), directory)
     with storage_errors("mkdir", path):
         os.makedirs(path, mode=0o700, exist_ok=True)
         directory_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

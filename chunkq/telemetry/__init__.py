@@ -1,1 +1,1 @@
-"""The only configuration of structlog, and counters."""
+"""The only configuration of structlog, and what the process takes of its machine."""

@@ -1,59 +1,28 @@
-"""Counters, the service manager's socket, and malloc's thresholds."""
+"""What a process takes of its machine, the service manager's socket, and malloc's thresholds."""
 
 from __future__ import annotations
 
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
 
-from chunkq.telemetry.counters import Counters
 from chunkq.telemetry.notify import Notifier
+from chunkq.telemetry.process import open_descriptors, resident_bytes
 
 
-def test_counters_rise_from_zero_and_are_ordered() -> None:
-    """A snapshot is a copy."""
-    counters = Counters()
-    counters.add("sent")
-    before = counters.snapshot()
-    counters.add("dropped", 5)
-    counters.add("sent", 2)
+def test_what_a_process_takes_is_as_the_kernel_says(tmp_path: Path) -> None:
+    """Memory in bytes, and each open file is one descriptor more."""
+    before = open_descriptors()
+    with (tmp_path / "one").open("wb"), (tmp_path / "two").open("wb"):
+        assert before + 2 == open_descriptors()
+    used = resident_bytes()
+    kept = bytearray(b"x") * (64 << 20)
 
-    assert list(counters.snapshot().items()) == [("dropped", 5), ("sent", 3)]
-    assert before == {"sent": 1}
-
-
-def test_counters_do_not_fall() -> None:
-    """A negative amount is a defect of the caller."""
-    counters = Counters()
-
-    with pytest.raises(ValueError, match="sent"):
-        counters.add("sent", -1)
-
-    assert counters.snapshot() == {}
-
-
-def test_counters_lose_nothing_between_threads() -> None:
-    """Storage threads count, too."""
-    counters = Counters()
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        threads = [
-            threading.Thread(target=lambda: [counters.add("n") for _ in range(2000)])
-            for _ in range(4)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-
-    assert counters.snapshot() == {"n": 8000}
+    assert used + (60 << 20) < resident_bytes() < used + (80 << 20)
+    assert len(kept) == 64 << 20
 
 
 @pytest.mark.parametrize("abstract", [False, True])
