@@ -62,6 +62,7 @@ class Reason(StrEnum):
     WAITING_TURN = "waiting_turn"
     NO_WORKER = "no_worker"
     WORKER_DIED = "worker_died"
+    WORKER_SILENT = "worker_silent"
     SOME_FILES_FAILED = "some_files_failed"
     MISTAKEN = "mistaken"
     INTERNAL = "internal"
@@ -123,6 +124,9 @@ _ADVICE: Final = {
     Reason.WAITING_TURN: "It waits for a turn: as many as may be are under way.",
     Reason.NO_WORKER: "No requester worker runs here: start one (`chunkq work`).",
     Reason.WORKER_DIED: "Its worker ended again and again: look at the worker's log, then retry.",
+    Reason.WORKER_SILENT: (
+        "Its process holds it and says nothing: is that stopped, or the host overloaded?"
+    ),
     Reason.SOME_FILES_FAILED: "Some files of the directory failed; retry fetches only those.",
     Reason.MISTAKEN: "It cannot be done as it was asked for: read the message, and ask again.",
     Reason.INTERNAL: "A defect of chunkq: keep the log, and report it.",

@@ -99,5 +99,9 @@ def locked_inodes() -> set[tuple[int, int]]:
 
 def is_locked(status: os.stat_result, locked: set[tuple[int, int]]) -> bool:
     """Whether the file of `status` is among `locked_inodes()`."""
-    device = status.st_dev if os.major(status.st_dev) else 0
-    return (device, status.st_ino) in locked
+    return lock_key(status) in locked
+
+
+def lock_key(status: os.stat_result) -> tuple[int, int]:
+    """What stands for the file of `status` in `locked_inodes()`."""
+    return (status.st_dev if os.major(status.st_dev) else 0), status.st_ino

@@ -30,6 +30,8 @@ class Places:
         self.path = os.path.join(os.path.abspath(state_dir), "places")
         self._wall_s = wall_s
         self._new = 0
+        #: A name says which directory, for ever.
+        self._known: dict[str, str] = {}
 
     def remember(self, directory: str | os.PathLike[str]) -> None:
         """Transfers are about to be staged in this directory."""
@@ -48,6 +50,15 @@ class Places:
         with storage_errors("readdir", self.path):
             found = (_read(os.path.join(self.path, name)) for name in self._names())
             return [directory for directory in found if directory and _has_staging(directory)]
+
+    def known(self) -> list[str]:
+        """Those that are remembered, staging or not; each file is read once by this object."""
+        with storage_errors("readdir", self.path):
+            names = self._names()
+            for name in set(names) - self._known.keys():
+                if directory := _read(os.path.join(self.path, name)):
+                    self._known[name] = directory
+        return [self._known[name] for name in names if name in self._known]
 
     def _names(self) -> list[str]:
         try:

@@ -60,7 +60,7 @@ def list_transfers(directory: str | os.PathLike[str]) -> list[TransferSummary]:
         with storage_errors("readdir", path):
             names = [name for name in os.listdir(fd) if name.endswith(STATE_SUFFIX)]
         locked = locked_inodes()
-        found = [_summary(fd, path, name, locked) for name in names]
+        found = [summarise(fd, path, name, locked) for name in names]
     finally:
         close(fd)
     return sorted(
@@ -69,10 +69,13 @@ def list_transfers(directory: str | os.PathLike[str]) -> list[TransferSummary]:
     )
 
 
-def _summary(
+def summarise(
     directory_fd: int, directory: str, name: str, locked: set[tuple[int, int]]
 ) -> TransferSummary | None:
-    """None for what is no transfer's, or gone meanwhile."""
+    """What one state file tells; None for what is no transfer's, or gone meanwhile.
+
+    `directory` is for messages. Raises `StorageError`.
+    """
     transfer_id = name.removesuffix(STATE_SUFFIX)
     path = os.path.join(directory, name)
     if not TRANSFER_ID.fullmatch(transfer_id):
@@ -93,6 +96,20 @@ def _summary(
     finally:
         close(fd)
     return _make(transfer_id, header or _EMPTY, state, status, locked, problem=problem)
+
+
+def read_state(directory: str, transfer_id: str) -> TransferState | None:
+    """The newest whole slot of one state file; None if there is none. Raises `StorageError`."""
+    path = os.path.join(directory, STAGING_NAME, transfer_id + STATE_SUFFIX)
+    with storage_errors("open", path):
+        try:
+            fd = os.open(path, _FLAGS)
+        except FileNotFoundError:
+            return None
+    try:
+        return newest_slot(fd, transfer_id, path)[0]
+    finally:
+        close(fd)
 
 
 def _make(
