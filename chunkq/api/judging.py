@@ -84,7 +84,7 @@ def _running(
 ) -> Judgement:
     if said is not None and said.fresh:
         return Judgement(said.transfer.state, said.transfer.reason, said.transfer.detail)
-    if locked or around.now_ms - seen.changed_ms < JUST_NOW_MS:
+    if locked or _just_now(seen.changed_ms, around):
         if said is None:
             return Judgement(_phase(staged))
         since = _clock(said.process.heard_ms)
@@ -113,7 +113,7 @@ def _pending(seen: SeenJob, around: Around) -> Judgement:
 
 def judge_staged(staged: TransferSummary, around: Around) -> Judgement:
     """Of what was found in staging and is no job's."""
-    if staged.locked or around.now_ms - staged.modified_ms < JUST_NOW_MS:
+    if staged.locked or _just_now(staged.modified_ms, around):
         return Judgement(_phase(staged))
     if staged.problem:
         detail = f"{staged.problem}; the next run reads again what has come"
@@ -131,6 +131,10 @@ def _phase(staged: TransferSummary | None) -> State:
     if staged is None or staged.phase is None:
         return State.OPENING
     return _OF_PHASES.get(Phase(staged.phase), State.RUNNING)
+
+
+def _just_now(at_ms: int, around: Around) -> bool:
+    return abs(around.now_ms - at_ms) < JUST_NOW_MS
 
 
 def _clock(at_ms: int) -> str:
