@@ -15,8 +15,9 @@ from chunkq.api.processes import Processes
 from chunkq.api.rows import STAGED, Staged, job_row, said_row, staged_row, with_said
 from chunkq.api.views import TransferRow
 from chunkq.protocol.condition import Reason, State
+from chunkq.storage.job import JobState
+from chunkq.storage.jobfiles import JobFiles
 from chunkq.storage.jobindex import JobIndex
-from chunkq.storage.jobs import JobStore
 from chunkq.storage.locks import locked_inodes
 from chunkq.storage.stagingindex import Key, StagingIndex
 
@@ -34,7 +35,7 @@ class Board:
 
     def __init__(
         self,
-        store: JobStore,
+        store: JobFiles,
         staging: StagingIndex,
         processes: Processes,
         first_id: Callable[[str], bytes | None],
@@ -78,7 +79,9 @@ class Board:
         }
         dirty |= self._hear(around.now_ms) | self._running
         if _differ(around, self._around):
-            dirty |= {id_ for id_, seen in self.jobs.jobs.items() if seen.job.state == "pending"}
+            dirty |= {
+                id_ for id_, seen in self.jobs.jobs.items() if seen.job.state is JobState.PENDING
+            }
         self._around = around
         rows = dict(self.rows)
         changed = self._set(rows, {each: self._job_row(each, locked) for each in dirty})
@@ -129,7 +132,7 @@ class Board:
                 touched.add(place)
             if seen is None:
                 self._links.drop(job_id)
-            if seen is not None and seen.job.state == "running":
+            if seen is not None and seen.job.state is JobState.RUNNING:
                 self._running.add(job_id)
             else:
                 self._running.discard(job_id)
@@ -190,7 +193,7 @@ class Board:
         if staged is None:
             return None
         jobs = (self.jobs.jobs.get(each) for each in self._links.jobs(key, staged))
-        if any(seen is not None and seen.job.state != "done" for seen in jobs):
+        if any(seen is not None and seen.job.state is not JobState.DONE for seen in jobs):
             return None
         row = staged_row(key, staged, self._links.destination(key, staged), self._around)
         if row.state is not State.PAUSED:

@@ -8,15 +8,21 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
 from chunkq.api.processes import Process
-from chunkq.protocol.condition import Reason, State, reason_of_error
+from chunkq.protocol.condition import Reason, State
 from chunkq.protocol.report import TransferReport
 from chunkq.protocol.transfer_events import Phase
+from chunkq.storage.job import JobState
 from chunkq.storage.jobindex import SeenJob
 from chunkq.storage.transfers import TransferSummary
 
 #: What was locked after the table of locks was read seems to be nobody's for a moment.
 JUST_NOW_MS: Final = 3_000
 
+_OF_JOBS: Final = {
+    JobState.PAUSED: State.PAUSED,
+    JobState.CANCELLED: State.CANCELLED,
+    JobState.FAILED: State.FAILED,
+}
 _OF_PHASES: Final = {
     Phase.OPENING: State.OPENING,
     Phase.RUNNING: State.RUNNING,
@@ -63,16 +69,14 @@ def judge(
 ) -> Judgement:
     """Of a job. `locked`: a process has it in hand."""
     job = seen.job
-    state = str(job.state)
-    if state == "running":
+    if job.state is JobState.RUNNING:
         return _running(seen, staged, said, locked, around)
-    if state == "pending":
+    if job.state is JobState.PENDING:
         return _pending(seen, around)
-    if state == "done":
+    if job.state is JobState.DONE:
         return Judgement(State.DONE)
-    reason = reason_of_error(job.error_code) if job.error_code else Reason.BY_OPERATOR
-    ended = {"paused": State.PAUSED, "cancelled": State.CANCELLED}.get(state, State.FAILED)
-    return Judgement(ended, reason, job.error_message)
+    detail = job.error_message or (f"by {job.changed_by}" if job.changed_by else "")
+    return Judgement(_OF_JOBS[job.state], job.why or Reason.BY_OPERATOR, detail)
 
 
 def _running(
@@ -90,7 +94,7 @@ def _running(
         since = _clock(said.process.heard_ms)
         who = f"{said.process.report.role}, process {said.process.report.pid}"
         return Judgement(State.STALLED, Reason.WORKER_SILENT, f"{who}: nothing since {since}")
-    if is_foreground(seen):
+    if seen.job.foreground:
         return Judgement(State.PAUSED, Reason.INTERRUPTED, "the process that got it ended")
     reason = Reason.WORKER_DIED if around.workers else Reason.NO_WORKER
     return Judgement(State.QUEUED, reason, "the process that worked on it ended")
@@ -106,9 +110,7 @@ def _pending(seen: SeenJob, around: Around) -> Judgement:
         last = f"tried {times}, last: {job.error_message}"
     if not around.workers:
         return Judgement(State.QUEUED, Reason.NO_WORKER, last)
-    if job.error_code:
-        return Judgement(State.QUEUED, reason_of_error(job.error_code), last)
-    return Judgement(State.QUEUED)
+    return Judgement(State.QUEUED, job.why, last)
 
 
 def judge_staged(staged: TransferSummary, around: Around) -> Judgement:
@@ -119,11 +121,6 @@ def judge_staged(staged: TransferSummary, around: Around) -> Judgement:
         detail = f"{staged.problem}; the next run reads again what has come"
         return Judgement(State.PAUSED, Reason.DISK_ERROR, detail)
     return Judgement(State.PAUSED, Reason.INTERRUPTED)
-
-
-def is_foreground(seen: SeenJob) -> bool:
-    """Whether somebody's own process gets it, so that no worker takes it up."""
-    return bool(getattr(seen.job, "foreground", False))
 
 
 def _phase(staged: TransferSummary | None) -> State:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from chunkq.api.source import Source
 from chunkq.errors import ChunkqError
-from chunkq.storage.jobs import Job
+from chunkq.storage.job import Job
 from chunkq.storage.stagingindex import Key
 from chunkq.storage.transferid import transfer_id
 from chunkq.storage.transfers import TransferSummary
@@ -38,7 +38,10 @@ class Links:
             self._places[job.job_id] = where
             return
         directory, name = os.path.split(where)
-        origin = self._first_id(source.peer)
+        try:
+            origin = bytes.fromhex(job.origin) or self._first_id(source.peer)
+        except ValueError:
+            origin = None
         if origin is not None:
             key = directory, transfer_id(origin, source.share, source.path, (name,))
             self._files[key].add(job.job_id)

@@ -120,7 +120,7 @@ class Operations:
             pieces=self._pieces(row),
             origins=origin_views(said.transfer) if said is not None else (),
             rates=self._board.rates(transfer_id),
-            digest=getattr(seen.job, "content_digest", "") if seen is not None else "",
+            digest=seen.job.content_digest if seen is not None else "",
             staging=_files(self._board.keys(transfer_id)),
             commands=self._commands.of(row),
         )

@@ -47,7 +47,7 @@ def job_row(
     tree = source.endswith("/")
     file = None if tree else staged.only
     found = judge(seen, file, said, locked, around)
-    size = getattr(job, "size_bytes", 0) or (file.size_bytes if file and file.chunks_total else 0)
+    size = job.size_bytes or (file.size_bytes if file and file.chunks_total else 0)
     done = size if found.state is State.DONE else staged.bytes_present
     row = TransferRow(
         id=job.job_id,
@@ -67,9 +67,9 @@ def job_row(
         files_done=int(found.state is State.DONE and not tree),
         created_ms=job.created_ms,
         progress_ms=staged.modified_ms,
-        ended_ms=(getattr(job, "ended_ms", 0) or seen.changed_ms) if found.state.ended else 0,
+        ended_ms=(job.ended_ms or seen.changed_ms) if found.state.ended else 0,
         retries=job.attempts,
-        priority=str(job.options.get("priority") or "normal"),
+        priority=job.priority,
     )
     return row if said is None or found.state.ended else with_said(row, said)
 

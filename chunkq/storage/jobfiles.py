@@ -112,7 +112,7 @@ class JobFiles:
         for _ in range(_MAX_READINGS):
             copies = self._copies(name)
             if copies:
-                return max(copies, key=_counts)
+                return max(copies, key=counts)
         return None
 
     def _copies(self, name: str) -> list[Job]:
@@ -123,7 +123,7 @@ class JobFiles:
         copies = self._copies(name)
         if not copies:
             return next(iter(places))
-        newest = max(copies, key=_counts).state
+        newest = max(copies, key=counts).state
         return newest if newest in places else next(iter(places))
 
     def _changes(self) -> tuple[int, ...]:
@@ -223,7 +223,7 @@ class JobFiles:
             fd = self._lock(other, name)
             twin = self.read(other, name)
             try:
-                if twin is not None and _counts(twin) > _counts(job):
+                if twin is not None and counts(twin) > counts(job):
                     if fd is not None:
                         self._remove(state, name)
                     return False
@@ -253,6 +253,6 @@ class JobFiles:
         descriptors.remove_if_there(self._fds[state], name)
 
 
-def _counts(job: Job) -> tuple[int, bool]:
+def counts(job: Job) -> tuple[int, bool]:
     """Of two copies of a job the greater one counts."""
     return job.revision, job.state is not JobState.RUNNING

@@ -12,16 +12,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from chunkq.storage.jobs import Job, JobState, JobStore
+from chunkq.storage.job import NAME, SUFFIX, Job, JobState
+from chunkq.storage.jobfiles import JobFiles, counts
 from chunkq.storage.locks import lock_key
 from chunkq.storage.looking import Look
 from chunkq.storage.mapping import storage_errors
 
 #: In this order jobs move, so that one on its way is met in one of two places.
-_FLOW: Final = tuple(sorted(JobState, key=lambda state: state not in ("pending", "running")))
-#: `running` is the place that does not count where a crash left a job in two.
-_COUNTS_FIRST: Final = tuple(sorted(JobState, key=lambda state: state == "running"))
-_SUFFIX: Final = ".json"
+_FLOW: Final = (
+    JobState.PENDING,
+    JobState.RUNNING,
+    *(state for state in JobState if state not in (JobState.PENDING, JobState.RUNNING)),
+)
 #: One that is in no place was moved against the order just now, or is gone.
 _LOOKS: Final = 2
 
@@ -46,9 +48,9 @@ class _File:
 
 
 class JobIndex:
-    """What is in a `JobStore`. Raises `StorageError`. One thread at a time."""
+    """What is in the files of jobs. Raises `StorageError`. One thread at a time."""
 
-    def __init__(self, store: JobStore, wall_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, store: JobFiles, wall_ns: Callable[[], int] = time.time_ns) -> None:
         self._store = store
         self._looks = {state: Look(wall_ns) for state in JobState}
         self._files: dict[JobState, dict[str, _File]] = {state: {} for state in JobState}
@@ -66,7 +68,7 @@ class JobIndex:
             lost = set()
             for name in touched:
                 found = self._find(name)
-                job_id = name.removesuffix(_SUFFIX)
+                job_id = name.removesuffix(SUFFIX)
                 if found is not None:
                     self.jobs[job_id] = found
                     changed.add(job_id)
@@ -77,8 +79,8 @@ class JobIndex:
             for look in self._looks.values():
                 look.forget()
         for name in lost:
-            changed.add(name.removesuffix(_SUFFIX))
-            del self.jobs[name.removesuffix(_SUFFIX)]
+            changed.add(name.removesuffix(SUFFIX))
+            del self.jobs[name.removesuffix(SUFFIX)]
         return changed
 
     def _scan(self, state: JobState) -> set[str]:
@@ -96,23 +98,25 @@ class JobIndex:
         }
 
     def _find(self, name: str) -> SeenJob | None:
-        """The job in the place that counts."""
-        for state in _COUNTS_FIRST:
-            file = self._files[state].get(name)
+        """The copy that counts, of what may be in two places after a crash."""
+        copies: list[SeenJob] = []
+        for state, files in self._files.items():
+            file = files.get(name)
             if file is None:
                 continue
             self.files_read += 1
             job = self._store.read(state, name)
             if job is not None:
-                return SeenJob(job, file.lock, file.changed_ms)
-            self._looks[state].forget()
-        return None
+                copies.append(SeenJob(job, file.lock, file.changed_ms))
+            else:
+                self._looks[state].forget()
+        return max(copies, key=lambda seen: counts(seen.job), default=None)
 
 
 def _entries(path: str) -> Iterator[tuple[str, _File]]:
     with os.scandir(path) as entries:
         for entry in entries:
-            if not entry.name.endswith(_SUFFIX):
+            if not NAME.fullmatch(entry.name):
                 continue
             with suppress(FileNotFoundError):  # moved between the two calls
                 status = entry.stat(follow_symlinks=False)
