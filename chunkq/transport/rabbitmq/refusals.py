@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-import ssl
 from typing import Final
 
 from pika import exceptions
 
 from chunkq.errors import BrokerRefused, BrokerUnreachable, ChunkqError, MailboxAway
 from chunkq.transport.rabbitmq.options import Endpoint
+from chunkq.transport.rabbitmq.tls import tls_refusal
 
 #: AMQP reply codes: ACCESS_REFUSED, RESOURCE_LOCKED, PRECONDITION_FAILED, NOT_ALLOWED,
 #: NOT_IMPLEMENTED. 404 is not among them: what was deleted is declared again.
@@ -25,6 +25,8 @@ PRECONDITION_FAILED: Final = 406
 _AWAY: Final = re.compile(
     r"queue '([^']+)' in vhost .*?(?:is down|process is stopped|has crashed)", re.DOTALL
 )
+#: Whom the broker takes us for: with EXTERNAL the certificate says it.
+_USER: Final = re.compile(r"refused for user '([^']+)'")
 _TOO_LARGE: Final = re.compile(r"message size (\d+).*?max(?:imum)?(?: allowed)? size (\d+)")
 #: Refusals in form only: they end by themselves (old connections die, a vhost starts).
 _PASSING: Final = ("limit", "is down", "not running")
@@ -34,16 +36,8 @@ Closed = exceptions.ConnectionClosed | exceptions.ChannelClosed
 
 def connect_failure(error: BaseException, where: Endpoint) -> ChunkqError:
     """Why a connection did not come about."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return BrokerRefused(
-            f"the certificate of the broker {where} does not hold: {error.verify_message}",
-            hint="give the CA that signed it (`ca`), and the name that stands in it in the URL",
-        )
-    if isinstance(error, ssl.SSLError) and "WRONG_VERSION" in (error.reason or ""):
-        return BrokerRefused(
-            f"the broker {where} does not speak TLS on this port",
-            hint="amqps:// usually goes to port 5671, amqp:// to 5672",
-        )
+    if (refused := tls_refusal(error, where)) is not None:
+        return refused
     if isinstance(error, TimeoutError):
         return BrokerUnreachable(f"the broker {where} did not answer in time")
     if isinstance(error, OSError):
@@ -87,6 +81,13 @@ def refusal(error: BaseException, where: Endpoint) -> BrokerRefused | None:
             f"the broker {where} takes messages of at most {most} bytes, this one has {size}",
             hint=f"set max_message to {most} and choose smaller chunks, or raise "
             "max_message_size in rabbitmq.conf",
+        )
+    named = _USER.search(text)
+    if error.reply_code == ACCESS_REFUSED and named is not None and named[1] != where.user:
+        return BrokerRefused(
+            f"the broker {where} takes this site, {where.user!r}, for another: {text}",
+            hint=f"the certificate is {named[1]}'s: set `cert` and `key` of the link to those "
+            f"of {where.user}",
         )
     if error.reply_code == ACCESS_REFUSED:
         return BrokerRefused(
@@ -138,6 +139,12 @@ def too_large(error: BaseException) -> tuple[int, int] | None:
 
 
 def _login_refusal(error: exceptions.ConnectionClosed, where: Endpoint) -> BrokerRefused:
+    if error.reply_code == ACCESS_REFUSED and "EXTERNAL" in error.reply_text:
+        return BrokerRefused(
+            f"the broker {where} refused the login of the user {where.user!r} by its certificate",
+            hint="the certificate holds, and the common name in it is no user of the broker: "
+            f"an administrator can add it with deploy/rabbitmq/add-site {where.user}",
+        )
     if error.reply_code == ACCESS_REFUSED:
         return BrokerRefused(
             f"the broker {where} refused the login of the user {where.user!r}",

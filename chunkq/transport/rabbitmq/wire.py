@@ -175,6 +175,7 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
             # In pika's terms: whoever waits for an answer would take the socket's for a fault.
             what = "the broker closed the connection" if exc is None else repr(exc)
             self._lost = exceptions.StreamLostError(what)
+            self._lost.__cause__ = exc
         self._on_stream_terminated(self._lost)
 
     def pause_writing(self) -> None:
