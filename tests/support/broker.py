@@ -16,6 +16,7 @@ import socket
 import subprocess
 import time
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ SCRIPT_DIRS = (
 #: A broker on a loaded machine of two cores has been seen to need 25 s.
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
+PLUGINS = ("rabbitmq_auth_mechanism_ssl", "rabbitmq_federation", "rabbitmq_shovel")
 
 MISSING = """RabbitMQ is not installed, and these tests need a real one.
 Debian, Ubuntu: run .ci/need (it installs rabbitmq-server and starts no service), or
@@ -37,6 +39,16 @@ Debian, Ubuntu: run .ci/need (it installs rabbitmq-server and starts no service)
 Elsewhere: put its scripts into /opt/rabbitmq/sbin."""
 
 CONFIG = """\
+loopback_users = none
+disk_free_limit.absolute = 50MB
+vm_memory_high_watermark.absolute = 4GB
+raft.wal_max_size_bytes = 67108864
+log.console = false
+log.file.level = info
+"""
+
+#: A password or a certificate, as a test likes.
+LISTENERS = """\
 listeners.tcp.1 = 127.0.0.1:{port}
 listeners.ssl.1 = 127.0.0.1:{tls_port}
 ssl_options.cacertfile = {ca}
@@ -48,12 +60,6 @@ ssl_cert_login_from = common_name
 auth_mechanisms.1 = PLAIN
 auth_mechanisms.2 = AMQPLAIN
 auth_mechanisms.3 = EXTERNAL
-loopback_users = none
-disk_free_limit.absolute = 50MB
-vm_memory_high_watermark.absolute = 4GB
-raft.wal_max_size_bytes = 67108864
-log.console = false
-log.file.level = info
 """
 
 
@@ -108,20 +114,21 @@ class Broker:
     # ------------------------------------------------------------ life
 
     @classmethod
-    def start(cls, directory: Path) -> Broker:
+    def start(cls, directory: Path, listeners: Callable[[Ports], str] | None = None) -> Broker:
         """Start a node whose files all lie in `directory`; returns once it speaks AMQP.
 
-        `stop()` ends its port mapper, too.
+        `listeners` gives another configuration of what listens where, on the ports that it is told;
+        without TLS there must be something at `amqp`. `stop()` ends its port mapper, too.
         """
         scripts = find_scripts()
         epmd = Epmd(*free_ports(1))
         broker = cls(directory, scripts, epmd=epmd, cookie=new_cookie())
-        broker.launch()
+        broker.launch(listeners=None if listeners is None else listeners(broker.ports))
         return broker
 
-    def launch(self, more_config: str = "") -> None:
+    def launch(self, more_config: str = "", *, listeners: str | None = None) -> None:
         """Write its files and start it for the first time."""
-        self._write_files(more_config)
+        self._write_files((listeners or self._own_listeners()) + more_config)
         self._launch()
 
     @property
@@ -331,26 +338,24 @@ class Broker:
 
     # ------------------------------------------------------------ inside
 
+    def _own_listeners(self) -> str:
+        pem, key = self.authority.issue("broker", host="localhost", address="127.0.0.1")
+        return LISTENERS.format(
+            port=self.ports.amqp,
+            tls_port=self.ports.tls,
+            ca=self.authority.path,
+            certificate=pem,
+            key=key,
+        )
+
     def _write_files(self, more_config: str) -> None:
         home = self.directory / "home"
         home.mkdir(parents=True)
         cookie = home / ".erlang.cookie"
         cookie.write_text(self._cookie)
         cookie.chmod(0o400)
-        pem, key = self.authority.issue("broker", host="localhost", address="127.0.0.1")
-        (self.directory / "rabbitmq.conf").write_text(
-            CONFIG.format(
-                port=self.ports.amqp,
-                tls_port=self.ports.tls,
-                ca=self.authority.path,
-                certificate=pem,
-                key=key,
-            )
-            + more_config
-        )
-        (self.directory / "enabled_plugins").write_text(
-            "[rabbitmq_auth_mechanism_ssl,rabbitmq_federation].\n"
-        )
+        (self.directory / "rabbitmq.conf").write_text(CONFIG + more_config)
+        (self.directory / "enabled_plugins").write_text(f"[{','.join(PLUGINS)}].\n")
 
     def _environment(self) -> dict[str, str]:
         ports, directory = self.ports, self.directory
