@@ -19,6 +19,7 @@ from chunkq.storage.job import JobState
 from chunkq.storage.jobfiles import JobFiles
 from chunkq.storage.jobindex import JobIndex
 from chunkq.storage.locks import locked_inodes
+from chunkq.storage.staging import TRANSFER_ID
 from chunkq.storage.stagingindex import Key, StagingIndex
 
 #: Rates are remembered for so long, of transfers that a process tells of.
@@ -141,7 +142,7 @@ class Board:
     def _hear(self, now_ms: int) -> set[str]:
         """Take what the processes say; the transfers of which they say something else."""
         said = {
-            told.transfer: Said(told, process, process.fresh(now_ms))
+            _row_id(told.transfer): Said(told, process, process.fresh(now_ms))
             for process, told in self._processes.transfers()
         }
         before, self._said = self._said, said
@@ -213,7 +214,7 @@ class Board:
             if known is not None:
                 found[row_id] = with_said(known, said)
             elif said.fresh or not said.process.here:
-                found[row_id] = said_row(said)
+                found[row_id] = said_row(row_id, said)
             else:
                 found[row_id] = None
         return found
@@ -231,6 +232,11 @@ class Board:
             else:
                 rows[row_id] = row
         return changed
+
+
+def _row_id(transfer: str) -> str:
+    """What a process calls a transfer that is no job's is what its staging is called."""
+    return STAGED + transfer if TRANSFER_ID.fullmatch(transfer) else transfer
 
 
 def frozen_out(

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from chunkq.api.acting import Action, Actions, Send
 from chunkq.api.board import Board, frozen_out
 from chunkq.api.commands import Commands
 from chunkq.api.judging import Around
 from chunkq.api.lists import choose
+from chunkq.api.past import Past
 from chunkq.api.pieces import pieces_of
 from chunkq.api.processes import (
     Processes,
@@ -22,6 +24,9 @@ from chunkq.api.processes import (
 )
 from chunkq.api.rows import STAGED
 from chunkq.api.views import (
+    Filter,
+    Moment,
+    Outcome,
     Page,
     PeerView,
     Pieces,
@@ -38,7 +43,13 @@ from chunkq.protocol.identity import fingerprint
 from chunkq.protocol.names import STAGING_NAME
 from chunkq.protocol.report import Report
 from chunkq.settings import Registry, Settings
+from chunkq.storage.control import Kind
+from chunkq.storage.dropping import remove_staging
+from chunkq.storage.history import History
 from chunkq.storage.jobs import JobStore
+from chunkq.storage.journal import Event, Journal
+from chunkq.storage.recorder import Recorder
+from chunkq.storage.reports import Reports
 from chunkq.storage.staging import MANIFEST_SUFFIX, PART_SUFFIX, STATE_SUFFIX
 from chunkq.storage.stagingindex import Key, StagingIndex
 from chunkq.storage.transfers import read_state
@@ -58,13 +69,27 @@ class Operations:
     """
 
     def __init__(
-        self, settings: Settings, *, by: str, wall_ns: Callable[[], int] = time.time_ns
+        self,
+        settings: Settings,
+        *,
+        by: str,
+        send: Send | None = None,
+        notice: Callable[[str], None] = lambda _: None,
+        wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        """`send` reaches processes of other hosts; `notice` hears what a person should know."""
         self.settings = settings
         self.by = by
         self._wall_ns = wall_ns
         state = settings.directories.state
-        self._store = JobStore(state)
+        self._store = JobStore(state, wall_s=lambda: wall_ns() / 1e9)
+        self._journal = Journal(state)
+        self._reports = Reports(state, wall_s=lambda: wall_ns() / 1e9)
+        self._recorder = Recorder(state, self._store, notice=notice, wall_ms=self._now_ms)
+        self._past = Past(History(state))
+        self._actions = Actions(
+            self._store, self._journal, drop=self._drop, send=send, wall_ms=self._now_ms
+        )
         self._registry = Registry(settings.directories)
         self._processes = Processes()
         self._commands = Commands(settings.directories)
@@ -78,6 +103,7 @@ class Operations:
         self._lock = threading.Lock()
 
     def close(self) -> None:
+        self._recorder.close()
         self._store.close()
 
     # ------------------------------------------------------------ looking
@@ -90,8 +116,16 @@ class Operations:
         with self._lock:
             relink = self._registry.refresh()
             now_ms = self._now_ms()
+            self._processes.found(self._reports.look(), now_ms)
             self._processes.forget(now_ms)
             return self._board.refresh(self._around(now_ms), relink=relink)
+
+    def record(self) -> bool:
+        """Bring history up to date, unless another process does: then False.
+
+        Raises `StorageError`; nothing is lost by it.
+        """
+        return self._recorder.record()
 
     def heard(self, report: Report) -> None:
         """A process of another host says how it goes."""
@@ -110,9 +144,7 @@ class Operations:
         """One transfer in full. Reads its bitmap. Raises `NotFound`."""
         row = self._board.rows.get(transfer_id)
         if row is None:
-            raise NotFound(
-                f"there is no transfer {transfer_id!a}", hint="`chunkq status --all` lists them"
-            )
+            return self._ended(transfer_id)
         said = self._board.said(transfer_id)
         seen = self._board.jobs.jobs.get(transfer_id)
         return TransferView(
@@ -120,6 +152,7 @@ class Operations:
             pieces=self._pieces(row),
             origins=origin_views(said.transfer) if said is not None else (),
             rates=self._board.rates(transfer_id),
+            timeline=self._past.timeline(transfer_id),
             digest=seen.job.content_digest if seen is not None else "",
             staging=_files(self._board.keys(transfer_id)),
             commands=self._commands.of(row),
@@ -166,7 +199,99 @@ class Operations:
         with self._lock:
             return refused_views(self._processes)
 
+    # ------------------------------------------------------------ what was
+
+    def history(self, query: Query) -> Page[TransferRow]:
+        """Transfers that ended. Reads a file."""
+        return self._past.transfers(query)
+
+    def audit(self, page: int, rows: int) -> Page[Moment]:
+        """Who did what, the latest first. Reads a file."""
+        return self._past.audit(page, rows)
+
+    # ------------------------------------------------------------ acting
+
+    def pause(self, wanted: Filter, by: str = "") -> Outcome:
+        """Let them rest, with all that has come."""
+        return self._act(wanted, "pause", by)
+
+    def resume(self, wanted: Filter, by: str = "") -> Outcome:
+        """Let a worker go on with those that are paused."""
+        return self._act(wanted, "resume", by)
+
+    def retry(self, wanted: Filter, by: str = "") -> Outcome:
+        """Try again what failed or was cancelled."""
+        return self._act(wanted, "retry", by)
+
+    def cancel(self, wanted: Filter, by: str = "", *, drop: bool = False) -> Outcome:
+        """Give them up; `drop`: with what has come."""
+        return self._act(wanted, "cancel", by, drop=drop)
+
+    def prioritise(self, wanted: Filter, word: str, by: str = "") -> Outcome:
+        """`urgent`, `normal` or `bulk`. Raises `UsageError` for other words."""
+        return self._act(wanted, "priority", by, word=word)
+
+    def freeze(self, kind: Kind, name: str, by: str = "", why: str = "") -> None:
+        """Ask nothing of a peer, or over a link, from now on. Raises `NotFound`."""
+        self._check_known(kind, name)
+        self._store.control.freeze(kind, name, by or self.by, why)
+        self._tell(f"{kind}_frozen", name, by, why)
+
+    def thaw(self, kind: Kind, name: str, by: str = "") -> bool:
+        """Go on with it; False if it was not frozen."""
+        thawed = self._store.control.thaw(kind, name)
+        if thawed:
+            self._tell(f"{kind}_thawed", name, by)
+        return thawed
+
+    def drain(self, instance: str, by: str = "") -> None:
+        """Let a process take nothing new, finish what it has, and end. Raises `NotFound`."""
+        with self._lock:
+            process = next((each for each in self._processes if each.instance == instance), None)
+        if process is None:
+            raise NotFound(
+                f"no process here is called {instance!a}", hint="chunkq status --workers"
+            )
+        if not process.here:
+            raise NotFound(f"{instance} is on {process.report.host}: drain it there")
+        self._store.control.drain(instance, by or self.by)
+        self._tell("drained", instance, by)
+
     # ------------------------------------------------------------ inside
+
+    def _act(
+        self, wanted: Filter, action: Action, by: str, *, word: str = "", drop: bool = False
+    ) -> Outcome:
+        rows = list(self._board.rows.values())
+        return self._actions.act(rows, wanted, action, by or self.by, word=word, drop=drop)
+
+    def _tell(self, what: str, subject: str, by: str, detail: str = "") -> None:
+        self._journal.add(
+            Event(at_ms=self._now_ms(), what=what, subject=subject, by=by or self.by, detail=detail)
+        )
+
+    def _check_known(self, kind: Kind, name: str) -> None:
+        if kind == "peer":
+            self._registry.peer(name)
+        elif name not in self.settings.links:
+            known = ", ".join(sorted(self.settings.links))
+            raise NotFound(f"no link is called {name!r}", hint=f"known: {known}")
+
+    def _drop(self, transfer_id: str) -> None:
+        key = self._board.key(STAGED + transfer_id)
+        if key is None:
+            raise NotFound(f"nothing is in staging as {transfer_id}")
+        remove_staging(*key)
+
+    def _ended(self, transfer_id: str) -> TransferView:
+        """One that only history knows."""
+        found = self._past.find(transfer_id)
+        if found is None:
+            raise NotFound(
+                f"there is no transfer {transfer_id!a}", hint="chunkq status --all lists them"
+            )
+        row, digest = found
+        return TransferView(row=row, timeline=self._past.timeline(transfer_id), digest=digest)
 
     def _now_ms(self) -> int:
         return self._wall_ns() // 1_000_000
@@ -189,7 +314,11 @@ class Operations:
         )
 
     def _frozen(self) -> Mapping[tuple[str, str], str]:
-        return {}
+        """What is frozen, and a sentence about it."""
+        return {
+            thing: " ".join(filter(None, (f"by {each.by}" if each.by else "", each.why)))
+            for thing, each in self._store.control.frozen().items()
+        }
 
     def _first_id(self, alias: str) -> bytes | None:
         peer = self._registry.peers.get(alias)

@@ -8,9 +8,9 @@ from typing import Final
 
 from chunkq.api.views import OriginView, RefusedView, WorkerView
 from chunkq.protocol.report import LinkReport, PeerReport, Report, TransferReport
+from chunkq.storage.reports import STALE_S, Filed
 
-#: Five times what an idle process waits between two reports, on a busy machine.
-STALE_AFTER_MS: Final = 10_000
+STALE_AFTER_MS: Final = int(1000 * STALE_S)
 #: A process of another host that was not heard of for so long is forgotten.
 FORGET_AFTER_MS: Final = 3_600_000
 #: Processes of other hosts that are remembered; those heard of longest ago go first.
@@ -25,8 +25,12 @@ class Process:
     heard_ms: int
     here: bool
 
+    @property
+    def instance(self) -> str:
+        return self.report.instance
+
     def fresh(self, now_ms: int) -> bool:
-        """A report from the future is from before the clock was set back."""
+        """Whether it is there; what came in the future came before the clock was set back."""
         return abs(now_ms - self.heard_ms) <= STALE_AFTER_MS
 
 
@@ -37,9 +41,12 @@ class Processes:
         self._here: dict[str, Process] = {}
         self._elsewhere: dict[str, Process] = {}
 
-    def found(self, reports: Iterable[Report]) -> None:
+    def found(self, filed: Iterable[Filed], now_ms: int) -> None:
         """These are all that lie on this host."""
-        self._here = {each.instance: Process(each, each.at_ms, here=True) for each in reports}
+        self._here = {
+            each.report.instance: Process(each.report, now_ms - int(1000 * each.age_s), here=True)
+            for each in filed
+        }
 
     def heard(self, report: Report, now_ms: int) -> None:
         """This one came by the queue; an older one than that is known has no effect."""

@@ -56,7 +56,7 @@ def job_row(
         detail=found.detail,
         sources=job.sources,
         peer=job.peer,
-        name=_name(source),
+        name=name_of(source),
         destination=job.destination,
         tree=tree,
         size_bytes=size or (0 if found.state is State.DONE else None),
@@ -88,7 +88,7 @@ def staged_row(key: Key, staged: TransferSummary, destination: str, around: Arou
         detail=found.detail,
         sources=(source,) if source else (),
         peer=staged.site,
-        name=_name(source) or key[1],
+        name=name_of(source) or key[1],
         destination=destination,
         size_bytes=staged.size_bytes if staged.chunks_total else None,
         done_bytes=staged.bytes_present,
@@ -99,17 +99,17 @@ def staged_row(key: Key, staged: TransferSummary, destination: str, around: Arou
     )
 
 
-def said_row(said: Said) -> TransferRow:
+def said_row(row_id: str, said: Said) -> TransferRow:
     """A transfer that only its process tells of: one of another host, or of a program's own."""
     told = said.transfer
     row = TransferRow(
-        id=told.transfer,
+        id=row_id,
         state=told.state,
         reason=told.reason,
         detail=told.detail,
         sources=(told.source,),
         peer=told.source.partition(":")[0],
-        name=_name(told.source),
+        name=name_of(told.source),
         tree=told.source.endswith("/"),
         created_ms=said.process.report.started_ms,
     )
@@ -138,7 +138,7 @@ def with_said(row: TransferRow, said: Said) -> TransferRow:
     )
 
 
-def _name(source: str) -> str:
+def name_of(source: str) -> str:
     """What it is called when it arrives."""
     _, _, path = source.partition(":")
     return os.path.basename(path.rstrip("/"))

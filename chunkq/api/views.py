@@ -250,3 +250,14 @@ class DeadLetterView:
     reason: str
     count: int
     oldest_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an action: for how many transfers it holds now, and which refused, why."""
+
+    done: int = 0
+    refused: tuple[tuple[str, str], ...] = ()
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(self.done + other.done, self.refused + other.refused)

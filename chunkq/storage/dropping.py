@@ -21,14 +21,16 @@ def drop_staging(job: Job) -> int:
     """
     dropped = 0
     for directory, name in list(staged_by(job)):
-        with Destination.for_tree(directory, create=False) as destination:
-            try:
-                staging = Staging(destination, name)
-            except TransferBusy:
-                continue
-            staging.remove()
+        with suppress(TransferBusy):
+            remove_staging(directory, name)
             dropped += 1
     return dropped
+
+
+def remove_staging(directory: str, transfer_id: str) -> None:
+    """Remove what is in staging of one file. Raises `TransferBusy`, `StorageError`."""
+    with Destination.for_tree(directory, create=False) as destination:
+        Staging(destination, transfer_id).remove()
 
 
 def staged_by(job: Job) -> Iterator[tuple[str, str]]:
