@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from chunkq.api.acting import Action, Actions, Send
@@ -131,6 +131,10 @@ class Operations:
         """A process of another host says how it goes."""
         with self._lock:
             self._processes.heard(report, self._now_ms())
+
+    def rows(self) -> Collection[TransferRow]:
+        """Every transfer, in no order."""
+        return self._board.rows.values()
 
     def counts(self) -> Mapping[State, int]:
         """How many transfers are in each state; states that none is in may be missing."""

@@ -22,6 +22,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "get": ("chunkq.cli.get", "Get files or directories from a peer; resumes."),
     "work": ("chunkq.cli.work", "Do the jobs that `get --queue` left (a requester worker)."),
     "status": ("chunkq.cli.status", "Show transfers: running, pending, failed, finished."),
+    "dashboard": ("chunkq.cli.dashboard", "Serve the page that shows transfers and steers them."),
     "verify": ("chunkq.cli.verify", "Check a file that was got against its signed manifest."),
     "bench": ("chunkq.cli.bench", "Measure the link to a peer and say what to configure."),
     "doctor": ("chunkq.cli.doctor", "Check keys, configuration, links, clock and disk."),

@@ -1,0 +1,111 @@
+"""What a person does on the page: from the fields of a form to the site, and what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from chunkq.api.views import Filter
+from chunkq.dashboard.addresses import Fields, fields, filter_of, first
+from chunkq.dashboard.board import Board, Kind, Outcome
+from chunkq.errors import ChunkqError, UsageError
+
+#: Refusals told one by one; more are counted.
+MAX_TOLD: Final = 5
+_DONE: Final = {
+    "pause": "paused",
+    "resume": "resumed",
+    "retry": "to be tried again",
+    "cancel": "cancelled; what came is kept",
+    "drop": "cancelled; what came is dropped",
+    "urgent": "now urgent",
+    "normal": "now of normal priority",
+    "bulk": "now of bulk priority",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What to tell whoever did it. `ok` is False where something could not be done."""
+
+    text: str
+    ok: bool = True
+
+
+async def act(board: Board, given: Fields, by: str) -> Said:
+    """Do what the button `do` says: a verb, and for some a target behind a space.
+
+    Raises `ChunkqError` for what could not be done at all.
+    """
+    verb, _, target = first(given, "do").partition(" ")
+    if verb in _DONE:
+        return await _steer(board, verb, _chosen(given, target), by)
+    if verb in ("freeze-peer", "thaw-peer", "freeze-link", "thaw-link"):
+        return await _freeze(board, verb, target, by)
+    if verb == "drain":
+        await asyncio.to_thread(board.drain, target, by)
+        return Said(f"{target} takes nothing new and ends when what it has is done")
+    if verb in ("requeue", "discard"):
+        return await _dead_letters(board, verb, given, by)
+    raise UsageError(f"nothing is called {verb!a} here")
+
+
+def _chosen(given: Fields, target: str) -> Filter:
+    """One transfer, those ticked, or all that a filter lets through. Raises `UsageError`."""
+    if target:
+        return Filter(ids=frozenset({target}))
+    if first(given, "all") == "1":
+        return filter_of(fields(first(given, "where")))
+    if ids := frozenset(given.get("id", ())):
+        return replace(filter_of({}), ids=ids)
+    raise UsageError("no transfer is ticked", hint="tick some, or all that match")
+
+
+async def _steer(board: Board, verb: str, chosen: Filter, by: str) -> Said:
+    calls: dict[str, Callable[[], Outcome]] = {
+        "pause": lambda: board.pause(chosen, by),
+        "resume": lambda: board.resume(chosen, by),
+        "retry": lambda: board.retry(chosen, by),
+        "cancel": lambda: board.cancel(chosen, by),
+        "drop": lambda: board.cancel(chosen, by, drop=True),
+    }
+    call = calls.get(verb, lambda: board.prioritise(chosen, verb, by))
+    outcome = await asyncio.to_thread(call)
+    return _told(outcome, _DONE[verb])
+
+
+def _told(outcome: Outcome, done: str) -> Said:
+    what = "1 transfer is" if outcome.done == 1 else f"{outcome.done} transfers are"
+    if not outcome.refused:
+        return Said(f"{what} {done}.")
+    told = [f"{transfer}: {message}" for transfer, message in outcome.refused[:MAX_TOLD]]
+    if more := len(outcome.refused) - MAX_TOLD:
+        told += [f"and {more} more"] if more > 0 else []
+    return Said(f"{what} {done}. Not done: {'; '.join(told)}", ok=False)
+
+
+async def _freeze(board: Board, verb: str, name: str, by: str) -> Said:
+    action, _, word = verb.partition("-")
+    kind: Kind = "peer" if word == "peer" else "link"
+    call = board.freeze if action == "freeze" else board.thaw
+    await asyncio.to_thread(call, kind, name, by)
+    if action == "freeze":
+        return Said(f"The {kind} {name} is frozen: nothing is asked of it until it is thawed.")
+    return Said(f"The {kind} {name} is thawed.")
+
+
+async def _dead_letters(board: Board, verb: str, given: Fields, by: str) -> Said:
+    link, sender, reason = (first(given, name) for name in ("link", "sender", "reason"))
+    if not link:
+        raise UsageError("no link is named")
+    call = board.requeue if verb == "requeue" else board.discard
+    number = await call(link, sender, reason, by)
+    word = "put back into the queue" if verb == "requeue" else "discarded"
+    return Said(f"{number} dead letter{'' if number == 1 else 's'} {word}.")
+
+
+def refused(error: ChunkqError) -> Said:
+    """What a person is told of an error."""
+    return Said(f"{error.message}. {error.hint}." if error.hint else f"{error.message}.", ok=False)

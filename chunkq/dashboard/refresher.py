@@ -1,0 +1,63 @@
+"""Looks at the site once a second, in a thread, and tells the open streams that it did."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from chunkq.dashboard.board import Board
+from chunkq.errors import ChunkqError
+from chunkq.telemetry.logs import write as write_log
+
+#: The state directory's processes report once a second; looking more often shows nothing new.
+INTERVAL_S: Final = 1.0
+
+
+class Refresher:
+    """`generation` rises with each look; `trouble` is why the last one failed, or empty."""
+
+    def __init__(self, board: Board, now_ms: Callable[[], int]) -> None:
+        self._board = board
+        self._now_ms = now_ms
+        self._looked = asyncio.Condition()
+        self._wanted = asyncio.Event()
+        self.generation = 0
+        self.trouble = ""
+        self.refreshed_ms = 0
+
+    async def run(self) -> None:
+        """Ends by cancellation only."""
+        while True:
+            await self.look()
+            try:
+                await asyncio.wait_for(self._wanted.wait(), INTERVAL_S)
+            except TimeoutError:
+                continue
+            self._wanted.clear()
+
+    def soon(self) -> None:
+        """Something was done: look now."""
+        self._wanted.set()
+
+    async def look(self) -> None:
+        try:
+            await asyncio.to_thread(self._board.refresh)
+        except ChunkqError as error:
+            if error.message != self.trouble:
+                write_log("refresh_failed", level="warning", detail=error.message)
+            self.trouble = error.message
+        else:
+            self.trouble = ""
+            self.refreshed_ms = self._now_ms()
+        self.generation += 1
+        async with self._looked:
+            self._looked.notify_all()
+
+    async def after(self, generation: int, limit_s: float) -> None:
+        """Wait for a look later than that one, or for so long."""
+        try:
+            async with asyncio.timeout(limit_s), self._looked:
+                await self._looked.wait_for(lambda: self.generation > generation)
+        except TimeoutError:
+            return

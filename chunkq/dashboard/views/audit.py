@@ -1,0 +1,43 @@
+"""Audit: who did what, and when."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from chunkq.api.views import Moment, Query
+from chunkq.dashboard import wording
+from chunkq.dashboard.addresses import query_of, transfer_path
+from chunkq.dashboard.live import Cells, Live
+from chunkq.dashboard.views.transfer import moment_cells, moment_keys
+from chunkq.dashboard.views.view import Asked, View, pager
+
+PATH: Final = "/audit"
+_PLAIN: Final = Query()
+
+
+async def build(asked: Asked) -> Live:
+    query = query_of(asked.given)
+    page = asked.board.audit(query.page, query.rows)
+    return Live(
+        values=pager(page, query, PATH, _PLAIN),
+        lists={
+            "audit": {
+                key: _cells(each)
+                for key, each in zip(moment_keys(page.rows), page.rows, strict=True)
+            }
+        },
+    )
+
+
+def _cells(moment: Moment) -> Cells:
+    about = moment.transfer or moment.subject
+    return {
+        **moment_cells(moment),
+        "about": {
+            "text": wording.shown(about) or wording.NONE,
+            "href": transfer_path(moment.transfer) if moment.transfer else "/audit",
+        },
+    }
+
+
+VIEW: Final = View(name="audit", title="Audit", build=build)
