@@ -37,13 +37,15 @@ def state_cells(row: TransferRow) -> dict[str, Value]:
     tone = wording.TONES[row.state]
     reason = wording.plain(row.reason) if row.reason else ""
     stuck = remedies.stuck(row)
+    advice = wording.prose(row.advice)
     return {
         "row": {"data-tone": tone},
         "icon": {"href": f"#i-{tone}"},
         "state": row.state.value,
-        "reason": {"text": reason, "title": row.advice, "hidden": not reason},
+        "reason": {"text": reason, "title": advice, "hidden": not reason},
         "detail": {"text": wording.shown(row.detail), "hidden": not row.detail or not stuck},
-        "advice": {"text": row.advice, "hidden": not row.advice or not stuck},
+        "advice": {"text": advice, "title": advice, "hidden": not advice or not stuck},
+        "where": {"hidden": stuck and bool(advice)},
     }
 
 

@@ -36,6 +36,22 @@ _MOVING: Final = frozenset(
 )
 
 
+#: Of these no peer is the cause: transfers from all peers stand together.
+_OF_THIS_SITE: Final = frozenset(
+    {
+        Reason.NO_WORKER,
+        Reason.WORKER_DIED,
+        Reason.DISK_FULL,
+        Reason.DISK_ERROR,
+        Reason.DESTINATION_EXISTS,
+        Reason.DESTINATION_UNUSABLE,
+        Reason.IN_USE,
+        Reason.INTERRUPTED,
+        Reason.INTERNAL,
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Transfers that stand in one state for one reason at one peer."""
@@ -48,7 +64,11 @@ class Group:
 
 def groups_of(rows: Iterable[TransferRow]) -> list[Group]:
     """Those that are stuck, the largest group first."""
-    counts = Counter((row.state, row.reason, row.peer) for row in rows if remedies.stuck(row))
+    counts = Counter(
+        (row.state, row.reason, "" if row.reason in _OF_THIS_SITE else row.peer)
+        for row in rows
+        if remedies.stuck(row)
+    )
     return [Group(*key, count) for key, count in counts.most_common()]
 
 
@@ -80,7 +100,7 @@ def group_cells(groups: list[Group], links: Mapping[str, str]) -> dict[str, Cell
 
 
 def _cells(group: Group, link: str) -> Cells:
-    tone = wording.TONES[group.state]
+    tone = "stalled" if group.state is State.QUEUED else wording.TONES[group.state]
     reason = wording.plain(group.reason) if group.reason else "no reason given"
     where = transfers_path(state=group.state, reason=group.reason or "", peer=group.peer)
     offered = remedies.for_reason(group.state, group.reason, group.peer, link)
@@ -93,7 +113,7 @@ def _cells(group: Group, link: str) -> Cells:
         "icon": {"href": f"#i-{tone}"},
         "what": {"text": what, "href": where},
         "why": f"{reason} at {group.peer}" if group.peer else reason,
-        "advice": group.reason.advice if group.reason else "",
+        "advice": wording.prose(group.reason.advice) if group.reason else "",
         "where": {"value": where.partition("?")[2]},
         "thaw": {
             "value": thaw.do if thaw else "",

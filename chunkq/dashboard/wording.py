@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Final
 
@@ -82,6 +83,13 @@ def shown(text: str) -> str:
     """A text of somebody else's: whole lines become one, and what has no width is made visible."""
     cut = text if len(text) <= MAX_SHOWN_CHARS else f"{text[: MAX_SHOWN_CHARS - 1]}…"
     return "".join(each if each.isprintable() else f"\\u{ord(each):04x}" for each in cut)
+
+
+def prose(sentence: str) -> str:
+    """A sentence of ours: commands stand in quotation marks instead of backticks."""
+    return re.sub(
+        r"`([^`]*)`", "\N{LEFT DOUBLE QUOTATION MARK}\\1\N{RIGHT DOUBLE QUOTATION MARK}", sentence
+    )
 
 
 #: What each state looks like, beside its word: an icon, and a tone of the style sheet.

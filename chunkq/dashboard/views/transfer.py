@@ -55,7 +55,7 @@ def _facts(view: TransferView) -> dict[str, Value]:
         "digest": view.digest or "known once it is whole",
         "worker": f"{row.instance} on {row.host}" if row.instance else "nobody has it in hand",
         "all-detail": {"text": wording.shown(row.detail), "hidden": not row.detail},
-        "all-advice": {"text": row.advice, "hidden": not row.advice},
+        "all-advice": {"text": wording.prose(row.advice), "hidden": not row.advice},
     }
 
 
