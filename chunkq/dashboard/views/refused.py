@@ -9,17 +9,24 @@ from chunkq.api.views import DeadLetterView, RefusedView
 from chunkq.dashboard import wording
 from chunkq.dashboard.live import Cells, Live
 from chunkq.dashboard.views.view import Asked, View
+from chunkq.errors import ChunkqError
 
 #: The broker is asked no more often, however many tabs are open.
 AGE_S: Final = 2.0
 
 
 async def build(asked: Asked) -> Live:
-    letters = await asked.lately.get("dead letters", AGE_S, asked.board.dead_letters)
+    letters: Sequence[DeadLetterView] = ()
+    problem = ""
+    try:
+        letters = await asked.lately.get("dead letters", AGE_S, asked.board.dead_letters)
+    except ChunkqError as error:
+        problem = error.message
     refused = asked.board.refused()
     return Live(
         values={
-            "no-letters": {"hidden": bool(letters)},
+            "no-letters": {"hidden": bool(letters) or bool(problem)},
+            "problem": {"text": wording.shown(problem), "hidden": not problem},
             "no-refused": {"hidden": bool(refused)},
         },
         lists={
