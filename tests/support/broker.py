@@ -313,7 +313,7 @@ class Broker:
         """Run rabbitmqctl (one to two seconds); returns what it printed."""
         return self.run("rabbitmqctl", "-q", *arguments)
 
-    def run(self, *command: str) -> str:
+    def run(self, *command: str, stdin: str = "") -> str:
         """Run a command on this broker's host, as it were: `rabbitmqctl` is this node's there.
 
         Returns what it printed. Raises if it failed.
@@ -328,6 +328,7 @@ class Broker:
         done = subprocess.run(
             command,
             env={**environment, "PATH": f"{place}:{environment['PATH']}"},
+            input=stdin,
             capture_output=True,
             text=True,
             check=False,
