@@ -16,7 +16,7 @@ from chunkq.settings import load
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 HARDENING = UNITS / "chunkq-.service.d" / "10-hardening.conf"
-SERVICES = ("chunkq-origin@1.service", "chunkq-requester.service")
+SERVICES = ("chunkq-origin@1.service", "chunkq-requester.service", "chunkq-dashboard.service")
 #: In tenths, as `systemd-analyze security` counts: 0 is shut off, 100 may do anything.
 MAX_EXPOSURE_TENTHS = 20
 INSTALLED = "/opt/chunkq/bin/chunkq"
@@ -86,6 +86,17 @@ def test_the_environment_is_what_chunkq_reads(tmp_path: Path) -> None:
     (writable,) = re.findall(r"^ReadWritePaths=(.+)$", text, re.MULTILINE)
 
     assert {str(directories.config), str(directories.state)} == set(writable.split())
+
+
+def test_all_units_share_the_state() -> None:
+    """None has a state of its own, or another user; each is under the drop-in by its name."""
+    units = list(UNITS.glob("*.service"))
+
+    assert len(SERVICES) == len(units)
+    for unit in units:
+        assert unit.name.startswith("chunkq-")
+        keys = set(re.findall(r"^(\w+)=", unit.read_text(), re.MULTILINE))
+        assert keys.isdisjoint({"User", "DynamicUser", "StateDirectory", "Environment", "Type"})
 
 
 def test_the_user_and_the_directories_can_be_made(tmp_path: Path) -> None:
