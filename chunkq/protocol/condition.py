@@ -125,7 +125,7 @@ _ADVICE: Final = {
     Reason.NO_WORKER: "No requester worker runs here: start one (`chunkq work`).",
     Reason.WORKER_DIED: "Its worker ended again and again: look at the worker's log, then retry.",
     Reason.WORKER_SILENT: (
-        "Its process holds it and says nothing: see whether that is stopped, or its host overloaded."
+        "Its process holds it and says nothing: it is stopped, or its host is overloaded."
     ),
     Reason.SOME_FILES_FAILED: "Some files of the directory failed; retry fetches only those.",
     Reason.MISTAKEN: "It cannot be done as it was asked for: read the message, and ask again.",

@@ -25,8 +25,8 @@ from chunkq.storage.kinds import lstat_at
 from chunkq.storage.locks import lock_file
 from chunkq.storage.mapping import storage_errors
 
-#: What a killed process left half written is removed after so long; no writing takes an hour.
-_DEBRIS_AGE_S: Final = 3600.0
+#: Names for what is being written: whoever removes what was left has one of them for a moment.
+_MAX_TEMPORARIES: Final = 20
 #: Some hundred sources of the longest path.
 _MAX_FILE_SIZE_BYTES: Final = 1024 * KIB
 #: Jobs move while they are listed: the directories are read again until none has changed, or so
@@ -173,24 +173,34 @@ class JobFiles:
         raw = encode(job)
         directory_fd, name = self._fds[job.state], job.job_id + SUFFIX
         path = os.path.join(self.path, job.state, name)
-        temporary = f"{name}.{threading.get_native_id()}{descriptors.TEMPORARY_SUFFIX}"
+        fd, temporary = self._begin(directory_fd, name, path)
         try:
-            descriptors.write_new(directory_fd, temporary, path, [raw], mode=0o600, durable=durable)
-            fd = lock_file(directory_fd, temporary, path, create=False)
-            if fd is None:
-                raise StorageError(f"lock {path}: its temporary file is in use")
-            try:
-                self._name(directory_fd, temporary, name, path, anew=anew)
-            except BaseException:
-                close(fd)
-                raise
-        except (StorageError, FileExistsError):
+            with storage_errors("write", path):
+                os.ftruncate(fd, 0)
+                descriptors.write_full(fd, 0, [raw])
+            if durable:
+                with storage_errors("fsync", path, sync=True):
+                    os.fsync(fd)
+            self._name(directory_fd, temporary, name, path, anew=anew)
+            if durable:
+                with storage_errors("fsync", path, sync=True):
+                    descriptors.sync_directory(directory_fd)
+        except BaseException:
             descriptors.remove_if_there(directory_fd, temporary)
+            close(fd)  # its lock would keep the job from everybody while this process lives
             raise
-        if durable:
-            with storage_errors("fsync", path, sync=True):
-                descriptors.sync_directory(directory_fd)
         return fd
+
+    @staticmethod
+    def _begin(directory_fd: int, name: str, path: str) -> tuple[int, str]:
+        """A file to write, and its name: locked from the first, so that nobody sweeps it away."""
+        for attempt in range(_MAX_TEMPORARIES):
+            unique = f"{threading.get_native_id()}{attempt:02d}"
+            temporary = f"{name}.{unique}{descriptors.TEMPORARY_SUFFIX}"
+            fd = lock_file(directory_fd, temporary, path)
+            if fd is not None:
+                return fd, temporary
+        raise StorageError(f"lock {path}: its temporary files are in use")
 
     @staticmethod
     def _name(directory_fd: int, temporary: str, name: str, path: str, *, anew: bool) -> None:
@@ -235,14 +245,18 @@ class JobFiles:
         return True
 
     def _remove_debris(self) -> None:
-        """What processes that were killed had begun to write."""
+        """What processes that were killed had begun to write: nobody has it locked."""
         for state, fd in self._fds.items():
             with storage_errors("readdir", os.path.join(self.path, state)):
                 names = [name for name in os.listdir(fd) if _HALF_WRITTEN.fullmatch(name)]
             for name in names:
-                status = lstat_at(fd, name)
-                if status is not None and self._wall_s() - status.st_mtime > _DEBRIS_AGE_S:
+                locked = self._lock(state, name)
+                if locked is None:
+                    continue
+                try:
                     self._remove(state, name)
+                finally:
+                    close(locked)
 
     def _move(self, name: str, source: JobState, target: JobState) -> None:
         with storage_errors("rename", os.path.join(self.path, target, name)):

@@ -13,7 +13,7 @@ import psutil
 
 from tests.killloop.sources import Found, found
 from tests.killloop.world import VHOST, WORKERS, Carrier, Failure, World
-from tests.support.pair import Running
+from tests.support.pair import Actor, Running
 
 #: How long what is left may take to go: two heartbeats until the broker drops a lost connection,
 #: and the pause of a worker before it connects anew.
@@ -42,9 +42,7 @@ def check_remains(world: World, carrier: Carrier) -> None:
     else:
         _eventually(lambda: _spool_problem(carrier.pair.spool))
     for actor in (carrier.pair.alice, carrier.pair.bob):
-        temporary = [name for name in found_names(actor.state) if TEMPORARY.search(name)]
-        if temporary:
-            raise Failure(f"temporary files are left in {actor.name}'s state: {temporary[:9]}")
+        _eventually(lambda actor=actor: _state_problem(actor))
     _check_processes(world)
 
 
@@ -100,6 +98,13 @@ def _spool_problem(spool: Path) -> str | None:
     if left:
         return f"{len(left)} requests are left in the spool: {left[:3]}"
     return None
+
+
+def _state_problem(actor: Actor) -> str | None:
+    temporary = [name for name in found_names(actor.state) if TEMPORARY.search(name)]
+    return (
+        f"temporary files are left in {actor.name}'s state: {temporary[:9]}" if temporary else None
+    )
 
 
 def _check_processes(world: World) -> None:

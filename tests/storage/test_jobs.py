@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from chunkq.errors import NotFound
-from chunkq.storage import jobs
+from chunkq.errors import NotFound, StorageError, SyncFailed
+from chunkq.storage import descriptors, jobfiles, jobs, locks
 from chunkq.storage.jobs import JobState, JobStore
 from tests.storage.crashes import killed_at_every_step
 
@@ -180,19 +183,81 @@ def test_waiting_for_a_silent_peer_is_no_death(store: JobStore, tmp_path: Path) 
 
 
 def test_what_a_killed_process_had_begun_to_write_goes(store: JobStore, tmp_path: Path) -> None:
-    """An hour later, and nothing else does."""
-    left = {
-        state: tmp_path / "jobs" / state / f"{NOW_MS}-00000000.json.77.tmp" for state in JobState
-    }
+    """As soon as the next one begins, and nothing that is being written or is not ours."""
+    left = [tmp_path / "jobs" / state / f"{NOW_MS}-00000000.json.77.tmp" for state in JobState]
+    being_written = tmp_path / "jobs" / "done" / f"{NOW_MS}-00000001.json.78.tmp"
     other = tmp_path / "jobs" / "done" / "mine.tmp"
-    for path in (*left.values(), other):
+    for path in (*left, being_written, other):
         path.write_text("half")
-    written_s = other.stat().st_mtime
 
-    for later_s, there in ((3500, True), (3700, False)):
-        JobStore(tmp_path, wall_s=lambda at=written_s + later_s: at).claim()
-        assert {there} == {path.exists() for path in left.values()}
-    assert other.exists()
+    with being_written.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        JobStore(tmp_path).claim()
+
+    assert [False] * len(left) == [path.exists() for path in left]
+    assert (True, True) == (being_written.exists(), other.exists())
+
+
+def test_what_is_swept_away_as_it_is_begun_is_begun_again(
+    store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever sweeps has it locked just then: the job is written all the same."""
+    swept = []
+
+    def lock_file(*given: Any, **options: Any) -> int | None:
+        if not swept:
+            swept.append(given[1])
+            return None
+        return locks.lock_file(*given, **options)
+
+    monkeypatch.setattr(jobfiles, "lock_file", lock_file)
+
+    job_id = add(store)
+
+    assert [job_id] == [job.job_id for job in store.jobs(JobState.PENDING)]
+    assert [f"{job_id}.json"] == os.listdir(tmp_path / "jobs" / "pending")
+
+
+@pytest.mark.parametrize("end", ["complete", "fail", "give_back"])
+def test_a_disk_that_fails_keeps_no_job_locked(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The same process finds it again, in one place."""
+    job_id = add(store)
+    claim = store.claim()
+    assert claim is not None
+
+    def fail(directory_fd: int) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(descriptors, "sync_directory", fail)
+        with pytest.raises(SyncFailed):
+            getattr(store, end)(*((claim,) if end != "fail" else (claim, "code", "message")))
+    store.recover()
+
+    assert [] == store.jobs(JobState.RUNNING)
+    found = [job.job_id for state in JobState for job in store.jobs(state)]
+    assert [job_id] == found
+
+
+def test_a_job_that_cannot_be_claimed_is_not_kept(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the disk does as it is told again, the same process may have it."""
+    job_id = add(store)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", fail)
+        with pytest.raises(StorageError):
+            store.claim()
+
+    claim = store.claim()
+    assert claim is not None
+    assert job_id == claim.job.job_id
 
 
 def test_workers_do_each_job_once(store: JobStore, tmp_path: Path) -> None:
