@@ -4,7 +4,7 @@ campaigns that are guided by coverage.
 With `--guided` only so many of the executions are: the others are mutations of what those came to,
 with nothing instrumented, which is several times as fast.
 
-Each target runs in a process of its own, bounded in time, memory and the length of its input. What
+Each target runs in a fork of its own, bounded in time, memory and the length of its input. What
 it finds is kept beside the corpus, and shown with the command that runs it again:
 `python -m tests.fuzz TARGET --input FILE`.
 """
@@ -12,16 +12,17 @@ it finds is kept beside the corpus, and shown with the command that runs it agai
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, Queue
 
+from tests.fuzz.forks import Forks, Told
 from tests.fuzz.quick import use_quick_keys
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS
@@ -29,8 +30,6 @@ from tests.fuzz.targets import TARGETS
 #: libFuzzer's bounds: one input may take so long, and the process so much memory.
 TIMEOUT_S = 10
 RSS_LIMIT_MIB = 512
-#: Files of targets that need some are made in memory, where there is such a place.
-MEMORY = Path("/dev/shm")
 #: Longer inputs only make it slow; limits beyond are tested by hand. A longer seed may double.
 MAX_INPUT_BYTES = 512
 
@@ -73,16 +72,14 @@ def main(arguments: list[str] | None = None) -> int:
     if given.input:
         return run_one(targets[0], given.input.read_bytes())
     legs = _legs(given.seconds, given.executions, given.guided)
+    names: Queue[Target] = Queue()
+    for target in targets:
+        names.put(target)
     with tempfile.TemporaryDirectory(prefix="chunkq-fuzz-") as directory:
         root = given.corpus or Path(directory)
-
-        def run(target: Target) -> Outcome:
-            outcome = campaign(target, root, legs)
-            print(outcome, flush=True)
-            return outcome
-
         with ThreadPoolExecutor(given.jobs) as pool:
-            outcomes = list(pool.map(run, targets))
+            jobs = [pool.submit(_work, names, root, legs) for _ in range(given.jobs)]
+        outcomes = [outcome for job in jobs for outcome in job.result()]
     print(f"{'in all':<18} {sum(outcome.executions for outcome in outcomes):>12,} executions")
     for outcome in outcomes:
         if outcome.failed:
@@ -95,17 +92,31 @@ def run_one(target: Target, data: bytes) -> int:
     return 0
 
 
-def _legs(seconds: int, executions: int, guided: int | None) -> list[list[str]]:
-    """What comes behind the target's name, for each process after the other."""
+def _legs(seconds: int, executions: int, guided: int | None) -> dict[bool, str]:
+    """Whether nothing is instrumented, and for how long; one leg after the other."""
     if not executions:
-        return [["", f"-max_total_time={seconds}"]]
+        return {False: f"-max_total_time={seconds}"}
     guided = executions if guided is None else min(executions, guided)
-    legs = [("", guided), ("+", executions - guided)]
-    return [[mark, f"-runs={runs}", "-keep_seed=1"] for mark, runs in legs if runs]
+    legs = {False: guided, True: executions - guided}
+    return {plain: f"-runs={runs}" for plain, runs in legs.items() if runs}
 
 
-def campaign(target: Target, root: Path, legs: list[list[str]]) -> Outcome:
-    """Run one target, in processes of its own."""
+def _work(targets: Queue[Target], root: Path, legs: dict[bool, str]) -> list[Outcome]:
+    """Take targets until there are none."""
+    outcomes = []
+    with ExitStack() as stack:
+        forks = {plain: stack.enter_context(Forks(plain=plain)) for plain in legs}
+        while True:
+            try:
+                target = targets.get_nowait()
+            except Empty:
+                return outcomes
+            outcomes.append(campaign(target, root, [(forks[plain], legs[plain]) for plain in legs]))
+            print(outcomes[-1], flush=True)
+
+
+def campaign(target: Target, root: Path, legs: list[tuple[Forks, str]]) -> Outcome:
+    """Run one target."""
     corpus = root / target.name
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(target.seeds()):
@@ -116,43 +127,30 @@ def campaign(target: Target, root: Path, legs: list[list[str]]) -> Outcome:
         f"-max_len={max([MAX_INPUT_BYTES, *(2 * len(seed) for seed in target.seeds())])}",
         f"-artifact_prefix={corpus}/failed-",
         "-print_final_stats=1",
+        "-keep_seed=1",  # what was learnt in one leg is for the next
+        str(corpus),
     ]
     began_s = time.monotonic()
-    # libFuzzer ends its process without a word: what that has made is removed here
-    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
-    done = []
-    for mark, *bounds in legs:
-        command = [sys.executable, "-m", "tests.fuzz.child", target.name + mark]
-        with tempfile.TemporaryDirectory(prefix="chunkq-fuzz-", dir=memory) as scratch:
-            done.append(_run([*command, *bounds, *options, str(corpus)], scratch))
-        if done[-1].returncode:
+    done: list[Told] = []
+    for forks, bound in legs:
+        done.append(forks.run(target.name, [bound, *options]))
+        if done[-1].code:
             break
 
     def told(what: str) -> list[int]:
-        found = [re.findall(rf"{what}:\s*(\d+)", each.stderr) for each in done]
+        found = [re.findall(rf"{what}:\s*(\d+)", each.text) for each in done]
         return [int(numbers[-1]) for numbers in found if numbers] or [0]
 
     failures = [f"input {path.read_bytes().hex()}" for path in sorted(corpus.glob("failed-*"))]
-    tail = "\n".join((done[-1].stdout + done[-1].stderr).splitlines()[-40:])
+    tail = "\n".join(done[-1].text.splitlines()[-40:])
     return Outcome(
         name=target.name,
         executions=sum(told("stat::number_of_executed_units")),
         seconds=time.monotonic() - began_s,
         coverage=max(told(" cov")),
         slowest_s=max(told("stat::slowest_unit_time_sec")),
-        failed=done[-1].returncode != 0,
+        failed=done[-1].code != 0,
         output="\n".join([tail, *failures]),
-    )
-
-
-def _run(command: list[str], scratch: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        env={**os.environ, "TMPDIR": scratch},
     )
 
 

@@ -141,8 +141,8 @@ def _configuration(data: bytes) -> object:
 
 
 def _registry(kind: str, data: bytes) -> object:
-    _put(data, "registry", kind, "fuzzed.toml")
-    directories = Directories(config=_ROOT / "registry", state=_ROOT / "state")
+    config = _put(data, f"registry-{kind}", kind, "fuzzed.toml").parents[1]
+    directories = Directories(config=config, state=_ROOT / "state")
     return Registry(directories).problems
 
 
