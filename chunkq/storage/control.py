@@ -28,6 +28,7 @@ from chunkq.protocol.limits import KIB
 from chunkq.storage import descriptors
 from chunkq.storage.closing import close
 from chunkq.storage.job import NAME, SUFFIX
+from chunkq.storage.journal import Event, Journal, What
 from chunkq.storage.mapping import storage_errors
 
 #: A wish is some hundred bytes; a reason that somebody gave may be longer.
@@ -109,6 +110,7 @@ class Control:
     ) -> None:
         self.path = os.path.join(os.path.abspath(state_dir), "control")
         self._wall_s = wall_s
+        self._journal = Journal(state_dir)
         with storage_errors("mkdir", self.path):
             os.makedirs(self.path, mode=0o700, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -156,12 +158,15 @@ class Control:
         """From now on nothing is asked of that peer, or over that link; durably."""
         freeze = _Freeze(kind=kind, name=name, by=by, at_ms=self._now_ms(), why=why)
         self._write(_frozen_name(kind, name), freeze)
+        self._tell("peer_frozen" if kind == "peer" else "link_frozen", name, by, detail=why)
 
-    def thaw(self, kind: Kind, name: str) -> bool:
+    def thaw(self, kind: Kind, name: str, by: str = "") -> bool:
         """Go on with it; False if it was not frozen."""
         there = isinstance(self._read(_frozen_name(kind, name)), _Freeze)
         descriptors.remove_if_there(self._fd, _frozen_name(kind, name))
         self._sync()
+        if there:
+            self._tell("peer_thawed" if kind == "peer" else "link_thawed", name, by)
         return there
 
     def frozen(self) -> dict[tuple[Kind, str], Frozen]:
@@ -177,6 +182,7 @@ class Control:
     def drain(self, instance: str, by: str) -> None:
         """That process is to take nothing new, to finish what it has, and to end."""
         self._write(_drain_name(instance), _Drain(instance=instance, by=by, at_ms=self._now_ms()))
+        self._tell("drained", instance, by)
 
     def draining(self) -> set[str]:
         """The instances of the processes that are to end."""
@@ -263,6 +269,10 @@ class Control:
             [raw],
             temporary=f"{name}.{threading.get_native_id()}{descriptors.TEMPORARY_SUFFIX}",
         )
+
+    def _tell(self, what: What, subject: str, by: str, detail: str = "") -> None:
+        event = Event(at_ms=self._now_ms(), what=what, subject=subject, by=by, detail=detail)
+        self._journal.add(event)
 
     def _sync(self) -> None:
         with storage_errors("fsync", self.path, sync=True):

@@ -15,6 +15,7 @@ the job meanwhile.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
@@ -26,18 +27,14 @@ from chunkq.protocol.priority import Priority, priority_word
 from chunkq.storage.closing import close
 from chunkq.storage.dropping import drop_staging
 from chunkq.storage.job import NAME, SUFFIX, Job, JobClaim, JobState, Option, mark_of
-from chunkq.storage.kinds import lstat_at
-from chunkq.storage.mapping import storage_errors
-from chunkq.storage.steering import Steering, leave_cancelled, leave_paused, with_priority
+from chunkq.storage.keeping import MAX_ATTEMPTS_LOST, Keeping
+from chunkq.storage.steering import leave_cancelled, leave_paused
 
-#: A job whose worker died so often, one time after the other, takes the worker down by itself.
-MAX_ATTEMPTS_LOST: Final = 5
-#: History: what went well is of little interest; failures wait for somebody to look at them.
-MAX_DONE: Final = 2000
-MAX_FAILED: Final = 5000
-MAX_CANCELLED: Final = 2000
-#: Beyond its bound by this part, a history is cut to it: not at each job, for all are looked at.
-_SLACK_PART: Final = 20
+#: How old what is known of others' jobs may be where one is begun.
+_INDEX_S: Final = 60.0
+_TAKEN_OVER: Final = frozenset(
+    {JobState.PAUSED, JobState.PENDING, JobState.FAILED, JobState.CANCELLED}
+)
 #: Ids of one ms that one command may have: it is begun that often at once, and the clock stands.
 _MAX_SAME_MS: Final = 1000
 
@@ -52,7 +49,7 @@ class _Waiting:
     fresh: bool
 
 
-class JobStore(Steering):
+class JobStore(Keeping):
     """The jobs below a state directory, shared by any number of processes.
 
     Raises `StorageError`. `entropy` makes ids, `wall_s` is the time of day.
@@ -67,8 +64,11 @@ class JobStore(Steering):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         super().__init__(state_dir, entropy=entropy, wall_s=wall_s, sleep=sleep)
-        self._swept = False
         self._waiting: dict[str, _Waiting] = {}
+        #: Jobs by the last part of their names, as of a moment, and those begun here since.
+        self._begun: dict[str, list[str]] = {}
+        self._indexed_s = float("-inf")
+        self._indexing = threading.Lock()
 
     # ------------------------------------------------------------ who gives work
 
@@ -93,6 +93,7 @@ class JobStore(Steering):
             origin=origin,
         )
         close(self._write(job))
+        self._tell("queued", job, by=by)
         return job
 
     def begin(
@@ -122,16 +123,11 @@ class JobStore(Steering):
             state=JobState.RUNNING,
         )
         mark = mark_of(sources, destination)
-        ending = f"-{mark}{SUFFIX}"
-        for name in self._names(JobState.RUNNING):
-            if name.endswith(ending):
-                self._recover_if_left(name)
-        for state in (JobState.PAUSED, JobState.PENDING, JobState.FAILED, JobState.CANCELLED):
-            for name in reversed(self._names(state)):
-                if name.endswith(ending):
-                    claim = self._take_over(state, name, given, durable=durable)
-                    if claim is not None:
-                        return claim
+        for name in self._begun_before(mark):
+            claim = self._take_over(name, given, durable=durable)
+            if claim is not None:
+                self._tell("started", claim.job, by=by, durable=durable)
+                return claim
         for later_ms in range(_MAX_SAME_MS):
             job = replace(given, job_id=f"{created_ms + later_ms:013d}-{mark}")
             name = job.job_id + SUFFIX
@@ -141,18 +137,39 @@ class JobStore(Steering):
                 fd = self._write(job, durable=durable, anew=True)
             except FileExistsError:
                 continue
+            with self._indexing:
+                self._begun.setdefault(mark, []).append(name)
+            self._tell("started", job, by=by, durable=durable)
             return JobClaim(job, fd, durable=durable)
         raise StorageError(f"{self.path}: no free name for a job", hint="set this machine's clock")
 
-    def _take_over(
-        self, state: JobState, name: str, given: Job, *, durable: bool
-    ) -> JobClaim | None:
+    def _begun_before(self, mark: str) -> list[str]:
+        """The names of jobs with that mark, the newest first; those of others up to a minute ago.
+
+        To list thousands of jobs for each of thousands takes long.
+        """
+        with self._indexing:
+            if not 0 <= self._wall_s() - self._indexed_s < _INDEX_S:
+                self._indexed_s = self._wall_s()
+                self._begun.clear()
+                for _, name, _ in self.scan():
+                    self._begun.setdefault(name[-len(mark + SUFFIX) : -len(SUFFIX)], []).append(
+                        name
+                    )
+            return sorted(self._begun.get(mark, ()), reverse=True)
+
+    def _take_over(self, name: str, given: Job, *, durable: bool) -> JobClaim | None:
         """Go on with what was begun before; None if somebody has it, or if it is another's."""
-        fd = self._lock(state, name)
+        if self._is_there(JobState.RUNNING, name):
+            self._recover_if_left(name)
+        found = self.find(name.removesuffix(SUFFIX))
+        if found is None or found.state not in _TAKEN_OVER:
+            return None
+        fd = self._lock(found.state, name)
         if fd is None:
             return None
         try:
-            known = self.read(state, name) if self._settle(state, name) else None
+            known = self.read(found.state, name) if self._settle(found.state, name) else None
             if known is None:
                 return None
             if (known.sources, known.destination) != (given.sources, given.destination):
@@ -165,7 +182,7 @@ class JobStore(Steering):
                 revision=known.revision,
             )
             # durable in any case: there was a record that a power cut would have spared
-            new_fd, job = self._renew(state, job)
+            new_fd, job = self._renew(found.state, job)
             self.control.take(job.job_id)
             return JobClaim(job, new_fd, durable=durable)
         finally:
@@ -199,6 +216,7 @@ class JobStore(Steering):
                     close(fd)
             if job is not None:
                 job = replace(job, state=JobState.RUNNING)
+                self._tell("started", job, durable=False)
                 return JobClaim(job, fd, started_ms=self._now_ms())
         return None
 
@@ -253,13 +271,14 @@ class JobStore(Steering):
             error_code="",
             error_message="",
             reason="",
+            changed_by="",
             ended_ms=self._now_ms(),
             size_bytes=size_bytes,
             new_bytes=new_bytes,
             content_digest=content_digest,
         )
         job = self._finish(claim, job)
-        self._prune(JobState.DONE, MAX_DONE)
+        self._prune(JobState.DONE)
         return job
 
     def fail(self, claim: JobClaim, code: str, message: str) -> Job:
@@ -271,10 +290,11 @@ class JobStore(Steering):
             error_code=code,
             error_message=message,
             reason="",
+            changed_by="",
             ended_ms=self._now_ms(),
         )
         job = self._finish(claim, job)
-        self._prune(JobState.FAILED, MAX_FAILED)
+        self._prune(JobState.FAILED)
         return job
 
     def give_back(
@@ -292,121 +312,32 @@ class JobStore(Steering):
             error_code=code,
             error_message=message,
             reason=reason,
+            changed_by="",
         )
         return self._finish(claim, self._heeding(job))
 
     def leave_paused(self, claim: JobClaim, reason: Reason, by: str = "") -> Job:
         """It rests until somebody resumes it, or the same command goes on with it."""
-        return self._finish(claim, leave_paused(claim.job, reason, by))
+        job = self._finish(claim, leave_paused(claim.job, reason, by))
+        self._prune(JobState.PAUSED)
+        return job
 
     def leave_cancelled(self, claim: JobClaim, by: str, *, drop: bool = False) -> Job:
         """It is given up; `drop`: with what has come. The transfer must have ended."""
         if drop:
             drop_staging(claim.job)
         job = self._finish(claim, leave_cancelled(claim.job, by, self._now_ms()))
-        self._prune(JobState.CANCELLED, MAX_CANCELLED)
-        return job
-
-    # ------------------------------------------------------------ whose process died
-
-    def recover(self) -> None:
-        """Return the jobs of workers that died to the queue, or fail those that kill workers."""
-        for name in self._names(JobState.RUNNING):
-            self._recover_if_left(name)
-
-    def _recover_if_left(self, name: str) -> None:
-        fd = self._lock(JobState.RUNNING, name)
-        if fd is None:
-            return
-        try:
-            if self._settle(JobState.RUNNING, name):
-                self._recover_one(name)
-        finally:
-            close(fd)
-
-    def _recover_one(self, name: str) -> None:
-        job = self.read(JobState.RUNNING, name)
-        if job is None:
-            return
-        lost = job.lost + 1
-        if job.foreground:
-            job = replace(leave_paused(job, Reason.INTERRUPTED), lost=lost)
-        else:
-            job = replace(
-                job,
-                attempts=job.attempts + 1,
-                lost=lost,
-                error_code="worker_died",
-                error_message="the process that worked on it ended",
-                reason="",
-                state=JobState.FAILED if lost >= MAX_ATTEMPTS_LOST else JobState.PENDING,
-                ended_ms=self._now_ms() if lost >= MAX_ATTEMPTS_LOST else 0,
-            )
-        self._leave(JobState.RUNNING, self._heeding(job))
-
-    def _heeding(self, job: Job) -> Job:
-        """The job as those want it who left a wish about it that nobody has fulfilled."""
-        for wish in self.control.wishes_of(job.job_id):
-            if wish.want == "priority" and priority_word(wish.priority) == wish.priority:
-                if job.priority != wish.priority:
-                    job = with_priority(job, wish.priority)
-            elif wish.want == "cancel" and job.state is not JobState.CANCELLED:
-                if wish.drop:
-                    drop_staging(job)
-                job = leave_cancelled(job, wish.by, self._now_ms())
-            elif wish.want == "pause" and not job.state.ended:
-                job = leave_paused(job, Reason.BY_OPERATOR, wish.by)
-        return job
-
-    def _leave(self, old: JobState, job: Job, *, durable: bool = True) -> Job:
-        """Let `job` appear in its state, and be as those want it who left a wish until then.
-
-        Who leaves one looks again whether the job is still in `running`, and acts himself if not.
-        """
-        fd, job = self._renew(old, job, durable=durable)
-        try:
-            wanted = self._heeding(job) if not job.state.ended else job
-            if wanted != job:
-                new_fd, job = self._renew(job.state, wanted)
-                close(fd)
-                fd = new_fd
-            self.control.take(job.job_id)
-        finally:
-            close(fd)
+        self._prune(JobState.CANCELLED)
         return job
 
     def _finish(self, claim: JobClaim, job: Job) -> Job:
         job = replace(job, started_ms=claim.started_ms or job.started_ms)
-        durable = claim.durable or job.state is not JobState.DONE
+        durable = claim.durable or job.state in (JobState.FAILED, JobState.CANCELLED)
+        durable = durable or job.reason == Reason.BY_OPERATOR
         try:
             return self._leave(JobState.RUNNING, job, durable=durable)
         finally:
             close(claim.fd)
-
-    # ------------------------------------------------------------ bounds
-
-    def _sweep(self) -> None:
-        """Once a process: what others that were killed left behind."""
-        if self._swept:
-            return
-        self._swept = True
-        self._remove_debris()
-        open_ = {*self._names(JobState.RUNNING), *self._names(JobState.PENDING)}
-        self.control.sweep(lambda job_id: job_id + SUFFIX not in open_)
-
-    def _prune(self, state: JobState, most: int) -> None:
-        """Forget those that ended first."""
-        names = self._names(state)
-        if len(names) <= most + most // _SLACK_PART:
-            return
-        ended: list[tuple[int, str]] = []
-        with storage_errors("stat", os.path.join(self.path, state)):
-            for name in names:
-                status = lstat_at(self._fds[state], name)
-                if status is not None:
-                    ended.append((status.st_mtime_ns, name))
-        for _, name in sorted(ended)[:-most]:
-            self._remove(state, name)
 
 
 __all__ = ["MAX_ATTEMPTS_LOST", "NAME", "Job", "JobClaim", "JobState", "JobStore", "Option"]

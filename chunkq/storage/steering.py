@@ -22,6 +22,7 @@ from chunkq.storage.control import Control, Want, Wish
 from chunkq.storage.dropping import drop_staging
 from chunkq.storage.job import SUFFIX, Job, JobState
 from chunkq.storage.jobfiles import JobFiles
+from chunkq.storage.journal import Event, Journal, What
 
 #: A job whose state another process changes this moment is looked at again after so long, so often:
 #: a second in all.
@@ -45,6 +46,7 @@ class Steering(JobFiles, ABC):
     ) -> None:
         super().__init__(state_dir, entropy=entropy, wall_s=wall_s)
         self.control = Control(state_dir, wall_s=wall_s)
+        self.journal = Journal(state_dir)
         self._sleep = sleep
 
     def close(self) -> None:
@@ -61,7 +63,7 @@ class Steering(JobFiles, ABC):
                 raise _refusal(job, "nothing is left to pause", _RETRY_HINT[job.state])
             return leave_paused(job, Reason.BY_OPERATOR, by)
 
-        return self._steer(job_id, paused, "pause", by)
+        return self._steer(job_id, paused, "paused", "pause", by)
 
     def resume(self, job_id: str, by: str) -> Job:
         """Let a worker go on with it; one that is not paused stays as it is."""
@@ -74,7 +76,7 @@ class Steering(JobFiles, ABC):
             return _anew(job, by)
 
         self.control.take(job_id, "pause")
-        return self._steer(job_id, resumed, None, by)
+        return self._steer(job_id, resumed, "resumed", None, by)
 
     def cancel(self, job_id: str, by: str, drop: bool = False) -> Job:
         """Give it up. What has come stays for a later retry; `drop`: it goes."""
@@ -86,7 +88,7 @@ class Steering(JobFiles, ABC):
                 return job
             return leave_cancelled(job, by, self._now_ms())
 
-        job = self._steer(job_id, cancelled, "cancel", by, drop=drop)
+        job = self._steer(job_id, cancelled, "cancelled", "cancel", by, drop=drop)
         if drop and job.state is JobState.CANCELLED:
             drop_staging(job)
         return job
@@ -102,7 +104,7 @@ class Steering(JobFiles, ABC):
             return _anew(job, by)
 
         self.control.take(job_id, "pause", "cancel")
-        return self._steer(job_id, renewed, None, by)
+        return self._steer(job_id, renewed, "retried", None, by)
 
     def set_priority(self, job_id: str, word: str, by: str) -> Job:
         """`urgent`, `normal` or `bulk`."""
@@ -114,7 +116,7 @@ class Steering(JobFiles, ABC):
                 raise _refusal(job, "no priority helps it")
             return job if job.priority == word else with_priority(job, word)
 
-        return self._steer(job_id, changed, "priority", by, priority=word)
+        return self._steer(job_id, changed, "priority", "priority", by, priority=word)
 
     # ------------------------------------------------------------ the ways there
 
@@ -122,6 +124,7 @@ class Steering(JobFiles, ABC):
         self,
         job_id: str,
         change: Callable[[Job], Job],
+        what: What,
         want: Want | None,
         by: str,
         *,
@@ -130,7 +133,7 @@ class Steering(JobFiles, ABC):
     ) -> Job:
         """Change a job that nobody has in hand, or leave the wish about one that somebody has.
 
-        `want`: None if there is nothing to wish of a process that works on it.
+        `what` happens then. `want`: None if there is nothing to wish of a process that has it.
         """
         for _ in range(_MAX_LOOKS):
             job = self.find(job_id)
@@ -145,6 +148,8 @@ class Steering(JobFiles, ABC):
                 if changed is None:
                     self._sleep(_AGAIN_S)
                     continue
+                if changed.revision != job.revision:
+                    self._tell(what, changed, by=by, detail=priority)
                 if want is not None:
                     self.control.take(job_id, want)
                 return changed
@@ -184,6 +189,21 @@ class Steering(JobFiles, ABC):
     @abstractmethod
     def _recover_one(self, name: str) -> None:
         """Bring a job out of `running` that we have locked there: its process died."""
+
+    def _tell(
+        self, what: What, job: Job, *, by: str = "", detail: str = "", durable: bool = True
+    ) -> None:
+        """A line of the journal."""
+        event = Event(
+            at_ms=self._now_ms(),
+            what=what,
+            transfer=job.job_id,
+            by=by,
+            reason=job.why or "",
+            detail=detail or job.error_message,
+            subject=" ".join(job.sources),
+        )
+        self.journal.add(event, durable=durable)
 
     def _now_ms(self) -> int:
         return int(self._wall_s() * 1000)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from chunkq.errors import NotFound, StorageError, SyncFailed
-from chunkq.storage import descriptors, jobfiles, jobs, locks
+from chunkq.storage import descriptors, jobfiles, jobs, keeping, locks
 from chunkq.storage.jobs import JobState, JobStore
 from tests.storage.crashes import killed_at_every_step
 
@@ -345,8 +345,8 @@ def test_what_is_no_job_is_set_aside(store: JobStore, tmp_path: Path) -> None:
 
 def test_history_is_bounded(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Failures are kept longer than successes; the newest of each stay."""
-    monkeypatch.setattr(jobs, "MAX_DONE", 2)
-    monkeypatch.setattr(jobs, "MAX_FAILED", 4)
+    monkeypatch.setattr(keeping, "MAX_DONE", 2)
+    monkeypatch.setattr(keeping, "MAX_FAILED", 4)
     for number in range(12):
         add(store, number)
         claim = store.claim()
@@ -358,4 +358,4 @@ def test_history_is_bounded(store: JobStore, monkeypatch: pytest.MonkeyPatch) ->
 
     assert [8, 10] == [job.created_ms - NOW_MS for job in store.jobs(JobState.DONE)]
     assert [5, 7, 9, 11] == [job.created_ms - NOW_MS for job in store.jobs(JobState.FAILED)]
-    assert jobs.MAX_FAILED > jobs.MAX_DONE
+    assert keeping.MAX_FAILED > keeping.MAX_DONE
