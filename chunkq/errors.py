@@ -326,6 +326,22 @@ class Stopped(ChunkqError):
     exit_code = ExitCode.STOPPED
 
 
+class Paused(Stopped):
+    """Somebody paused the transfer; it goes on when it is resumed."""
+
+
+class Cancelled(Stopped):
+    """Somebody gave the transfer up; it goes on only if it is asked for again."""
+
+
+class PeerFrozen(Stopped):
+    """Somebody here wants nothing asked of the peer, or over its link. `reason`: which of them."""
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class PartialFailure(ChunkqError):
     """Some files of several failed; the others are in place."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from chunkq.api.source import Source
 from chunkq.compose import Fetcher
-from chunkq.errors import BrokerRefused, BrokerUnreachable, ChunkqError
+from chunkq.errors import BrokerRefused, BrokerUnreachable, ChunkqError, PeerFrozen
 from chunkq.ports import LinkHealth
+from chunkq.protocol.transfer_events import Waiting
 from chunkq.runtime.asking import Place
 from chunkq.runtime.peer import PeerLink
 from chunkq.runtime.progress import FetchProgress
@@ -28,10 +29,23 @@ class Origins:
         self._came: Counter[str] = Counter()
         #: Peers that were of no use, and why.
         self._left: dict[str, str] = {}
+        #: Why nothing is to be asked of a peer now, if somebody wants it so.
+        self.barred: Callable[[Peer], Waiting | None] = lambda _: None
 
     @property
     def first(self) -> Peer:
         return self._named[0][0]
+
+    def blocked(self) -> Waiting | None:
+        """Why nobody may be asked now; of a tree, the first named must be."""
+        found = [self.barred(peer) for peer, _ in self._named]
+        may_others = not self._named[0][1].tree and None in found
+        return None if may_others else found[0]
+
+    def asks_barred(self) -> bool:
+        """Whether one is asked that may not be any more."""
+        asked = {link.ref.alias for link, _ in self._reached}
+        return any(peer.alias in asked and self.barred(peer) for peer, _ in self._named)
 
     def add(self, peer: Peer, source: Source) -> None:
         """One more."""
@@ -47,7 +61,12 @@ class Origins:
         A tree's listing comes from the first named, so that one's link must open.
         """
         first: BrokerRefused | BrokerUnreachable | None = None
+        self._reached.clear()
         for peer, source in self._named:
+            self._left.pop(peer.alias, None)
+            if (waiting := self.barred(peer)) is not None:
+                self._left[peer.alias] = waiting.detail
+                continue
             try:
                 self._reached.append((await self._fetcher.peer(peer), source))
             except (BrokerUnreachable, BrokerRefused) as error:
@@ -56,6 +75,9 @@ class Origins:
                 first = first or error
                 self.leave(peer.alias, error)
         if not self._reached:
+            waiting = self.blocked()
+            if first is None and waiting is not None:
+                raise PeerFrozen(waiting.detail, reason=waiting.reason)
             assert first is not None
             raise first
         return self._reached[0][0]

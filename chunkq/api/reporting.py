@@ -105,6 +105,11 @@ class Reporting:
         self._label = claim_instance(state, directory=ORIGINS_DIRECTORY)
         return self._label.label
 
+    def drain(self) -> None:
+        """This process takes nothing new."""
+        if self.reporter is not None:
+            self.reporter.draining = True
+
     def watch(self, watched: Watched) -> None:
         """A transfer begins."""
         if self.reporter is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Final, Self
 from weakref import WeakSet
 
+from chunkq.api.hand import Hand
 from chunkq.api.origins import Origins
 from chunkq.api.reporting import Reporting
+from chunkq.api.serving import Serving
 from chunkq.api.source import Source, check_alike
+from chunkq.api.steered import Steered
 from chunkq.api.transfer import Transfer, Wanted
 from chunkq.api.trust import KeyNews, ProgramTrust, RegistryTrust
 from chunkq.api.verification import Mending, Verification
@@ -24,32 +27,29 @@ from chunkq.compose import (
     OfferedShares,
     RegistryDirectory,
     SystemClock,
-    close_link,
     load_identity,
     make_own_spool,
-    make_transport,
-    origin_worker,
     prepare_process,
+    ref_of,
     write_log,
 )
-from chunkq.errors import BrokerUnreachable, ChunkqError, IdentityError, NotFound, UsageError
+from chunkq.errors import ChunkqError, IdentityError, NotFound, UsageError
 from chunkq.ports import Identity, Log, Share
 from chunkq.protocol.checking import Checked
 from chunkq.protocol.identity import SiteKeys, decode_card, encode_card
 from chunkq.protocol.keyring import KeyRing
 from chunkq.protocol.messages import Entry
-from chunkq.protocol.priority import PriorityWord
+from chunkq.protocol.priority import PriorityWord, priority_word
 from chunkq.protocol.report import Role
 from chunkq.protocol.standing import Earlier
 from chunkq.runtime.identity import FixedIdentity, identity_of
 from chunkq.runtime.listing import list_directory
 from chunkq.runtime.probing import Limits, Prober
 from chunkq.runtime.telling import tell_keys
-from chunkq.settings import DEFAULT_LINK, MAX_ORIGINS, Link, Peer, Registry, Settings, load
+from chunkq.settings import DEFAULT_LINK, MAX_ORIGINS, Peer, Registry, Settings, load
+from chunkq.storage.job import JobClaim
+from chunkq.storage.jobs import JobStore
 
-#: A worker whose broker is away tries again after this, doubling up to the cap.
-RETRY_S: Final = 1.0
-RETRY_CAP_S: Final = 30.0
 #: How long a peer may take to say that it took note of a change of keys.
 ANNOUNCE_S: Final = 10.0
 #: Later than any time: what a program names counts.
@@ -83,6 +83,10 @@ class Site:
         )
         self._fetcher = Fetcher(settings, identity, heed=self.trust.heed, log=log)
         self.reporting = Reporting(settings, self._fetcher, log)
+        #: The jobs of this process, and what people want of it.
+        self.hand = Hand(settings.directories.state, log)
+        self.reporting.told = self.hand.tell
+        self.hand.on_drain = self.reporting.drain
         self._transfers: WeakSet[Transfer] = WeakSet()
         self._verifications: WeakSet[Verification] = WeakSet()
         self._log = log
@@ -124,6 +128,7 @@ class Site:
             yield site
         finally:
             await site._stop_transfers()
+            await site.hand.close()
             await site.reporting.close()
             await site._fetcher.close()
 
@@ -188,6 +193,8 @@ class Site:
         links: bool = False,
         patience_s: float | None = None,
         priority: PriorityWord = "normal",
+        by: str = "",
+        durable: bool = False,
     ) -> Transfer:
         """Begin to fetch a file to the path `destination`, or a tree (`.../`) into it.
 
@@ -197,7 +204,73 @@ class Site:
         which it ends as `PeerSilent`. `priority`: "urgent" overtakes what is under way from that
         peer, "bulk" lets everything else overtake. Raises `UsageError` for a source that names
         nothing, `NotFound` for a peer that is not pinned.
+
+        It has a job in the state directory, by which operators see and steer it: awaiting it raises
+        `Paused` or `Cancelled` if they stop it, and where they freeze the peer it waits. `by`: who
+        asked for it. `durable`: the job survives a power cut from the first moment on, for which
+        the disk is waited for; else it may be lost then, and the transfer with the same call goes
+        on all the same.
         """
+        created_ms = SystemClock().wall_ms()
+        target = os.path.abspath(destination)
+
+        def begin(store: JobStore) -> JobClaim:
+            return store.begin(
+                tuple(map(str, (wanted.source, *others))),
+                target,
+                options={"overwrite": overwrite, "links": links, "priority": priority},
+                created_ms=created_ms,
+                by=by,
+                origin=origin_of(origins.first),
+                durable=durable,
+            )
+
+        wanted, others, origins = self._prepare(
+            source,
+            destination,
+            mirrors=mirrors,
+            overwrite=overwrite,
+            links=links,
+            patience_s=patience_s,
+            priority=priority,
+        )
+        return self._begin(origins, wanted, Steered(self.hand, begin=begin, log=self._log))
+
+    def do(
+        self, claim: JobClaim, *, postponed: Callable[[ChunkqError], None] | None = None
+    ) -> Transfer:
+        """Begin a job that was taken from `hand.store`; how it ends is written there.
+
+        `postponed` hears of the error after which it goes back to the queue, just before. Raises as
+        `fetch`; then the job is as it was.
+        """
+        job = claim.job
+        source, *mirrors = job.sources
+        wanted, _, origins = self._prepare(
+            source,
+            job.destination,
+            mirrors=mirrors,
+            overwrite=bool(job.options.get("overwrite")),
+            links=bool(job.options.get("links")),
+            priority=priority_word(job.options.get("priority")),
+        )
+        if not job.origin:  # an earlier version of chunkq has left it
+            claim.job = replace(job, origin=origin_of(origins.first))
+        steered = Steered(self.hand, claim=claim, postponed=postponed, log=self._log)
+        return self._begin(origins, wanted, steered)
+
+    def _prepare(
+        self,
+        source: str,
+        destination: str | os.PathLike[str],
+        *,
+        mirrors: Sequence[str],
+        overwrite: bool,
+        links: bool,
+        patience_s: float | None = None,
+        priority: PriorityWord,
+    ) -> tuple[Wanted, list[Source], Origins]:
+        """What is wanted, the other sources that were named, and all places to have it from."""
         parsed = Source.parse(source)
         peer = self._peer(parsed.peer)
         others = [Source.parse(mirror) for mirror in mirrors]
@@ -216,11 +289,12 @@ class Site:
             [(peer, parsed), *((self._peer(other.peer), other) for other in others)],
         )
         self._add_configured(origins, (parsed, *others))
-        return self._begin(origins, wanted)
+        return wanted, others, origins
 
-    def _begin(self, origins: Origins, wanted: Wanted) -> Transfer:
+    def _begin(self, origins: Origins, wanted: Wanted, steered: Steered | None = None) -> Transfer:
         self.reporting.begin("embedded")
-        transfer = Transfer(self._fetcher, origins, wanted)
+        origins.barred = self.hand.barred
+        transfer = Transfer(self._fetcher, origins, wanted, steered)
         self._transfers.add(transfer)
         self.reporting.watch(transfer)
         transfer.on_end(lambda: self.reporting.unwatch(transfer))
@@ -279,6 +353,7 @@ class Site:
         running: list[Transfer | Verification] = [*self._verifications, *self._transfers]
         for each in running:
             each.cancel()
+        for each in running:
             await each.ended()
 
     async def list(self, source: str, *, patience_s: float | None = None) -> AsyncIterator[Entry]:
@@ -304,7 +379,8 @@ class Site:
         `find(peer alias, share, path)` decides what is offered: a path on this disk, a `Share` of
         the program's own, or None. It is called on the loop for every request, so it must not
         block. Without it the shares and grants on disk decide. A cancelled worker finishes the
-        requests it has. Raises `BrokerRefused`.
+        requests it has; so does one that somebody drains (`chunkq drain`), and this returns.
+        Raises `BrokerRefused`.
         """
         directory: RegistryDirectory | OfferedShares
         if find is not None:
@@ -313,56 +389,12 @@ class Site:
             registry = self._registry or Registry(self.settings.directories)
             directory = RegistryDirectory(registry, self.trust.heed)
         used = {peer.link for peer in self._peers().values()} or set(self.settings.links)
-        waiting = len(used)
+        links = [self.settings.links[name] for name in sorted(used)]
         reporter = self.reporting.begin("embedded")
-        if reporter is not None:
-            reporter.ready = False
-
-        def ready() -> None:
-            nonlocal waiting
-            waiting -= 1
-            if waiting == 0 and reporter is not None:
-                reporter.ready = True
-            if waiting == 0 and on_ready is not None:
-                on_ready()
-
-        async with asyncio.TaskGroup() as group:
-            for name in sorted(used):
-                group.create_task(self._serve_link(self.settings.links[name], directory, ready))
-
-    async def _serve_link(
-        self,
-        link: Link,
-        directory: RegistryDirectory | OfferedShares,
-        ready: Callable[[], None],
-    ) -> None:
-        transport = make_transport(link, self.settings.site_name, SystemClock())
-
-        async def serve() -> None:
-            worker = origin_worker(
-                self.settings, self.identity, link, transport, directory=directory, log=self._log
-            )
-            async with worker as serving:
-                served.worker = serving
-                await serving.run(ready)
-
-        with self.reporting.serving(link, transport) as served:
-            try:
-                await self._patiently(transport.open)
-                await self._patiently(serve)
-            finally:
-                await close_link(link, transport, self._log)
-
-    async def _patiently(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do it again and again while the broker is away or not all there."""
-        delay = RETRY_S
-        while True:
-            try:
-                return await work()
-            except BrokerUnreachable as error:
-                self._log("broker_unreachable", level="warning", detail=error.message)
-                await asyncio.sleep(delay)
-                delay = min(delay * 2, RETRY_CAP_S)
+        await self.hand.attend(reporter.who.instance if reporter is not None else "")
+        serving = Serving(self.settings, self.identity, directory, self._log)
+        serving.frozen = self.hand.refuses
+        await serving.run(links, self.reporting, self.hand.draining, on_ready)
 
     def _peers(self) -> Mapping[str, Peer]:
         """The peers as they are at this moment: on disk, or as given."""
@@ -370,6 +402,15 @@ class Site:
             self._registry.refresh()
             return self._registry.peers
         return {alias: pinned(alias, *_lines(each)) for alias, each in self._given_cards.items()}
+
+    def freezes(self, alias: str) -> bool:
+        """Whether somebody here wants nothing asked of that peer, or over its link."""
+        if not self.hand.frozen:
+            return False
+        peer = self._peers().get(alias)
+        return self.hand.barred_by("peer", alias) is not None or (
+            peer is not None and self.hand.barred(peer) is not None
+        )
 
     def _peer(self, alias: str) -> Peer:
         """The peer to be asked. Raises `NotFound`, `PeerDistrusted`, `IdentityError`."""
@@ -385,6 +426,11 @@ class Site:
             known = ", ".join(self._given_cards) or "none"
             raise NotFound(f"no peer is called {alias!r}", hint=f"known: {known}")
         return pinned(alias, *_lines(self._given_cards[alias]))
+
+
+def origin_of(peer: Peer) -> str:
+    """By what a job names the peer that it asks first: its staging is found by that."""
+    return ref_of(peer).first_id.hex()
 
 
 def _lines(cards: Cards) -> Sequence[str]:

@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from chunkq.api.origins import Origins
 from chunkq.api.source import Source
+from chunkq.api.steered import Steered
 from chunkq.compose import Fetcher, ref_of
-from chunkq.errors import BrokerUnreachable, PeerSilent
+from chunkq.errors import BrokerUnreachable, PeerSilent, Stopped
 from chunkq.ports import NewFile
 from chunkq.protocol.checking import Received
 from chunkq.protocol.limits import MIB
@@ -71,7 +72,14 @@ class Transfer:
     What was fetched before a cancellation or an error stays; the same call goes on from there.
     """
 
-    def __init__(self, fetcher: Fetcher, origins: Origins, wanted: Wanted) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        origins: Origins,
+        wanted: Wanted,
+        steered: Steered | None = None,
+    ) -> None:
+        """`steered`: its job; without it nobody sees it but who began it."""
         self.source = wanted.source
         self.destination = wanted.destination
         self._fetcher = fetcher
@@ -90,11 +98,19 @@ class Transfer:
         self._ended: FetchProgress | None = None
         #: The class of the error that it ended with.
         self._error = ""
+        #: Files that came before it was stopped and begun again; they are there already by now.
+        self._came_before = 0
+        self._steered = steered
+        if steered is not None:
+            steered.blocked, steered.asks_barred = origins.blocked, origins.asks_barred
+            steered.prioritise = self._prioritise
         self._task = asyncio.ensure_future(self._run())
 
     @property
     def id(self) -> str:
-        """What it is called in reports."""
+        """What it is called: the id of its job, or that of its staging while it has none."""
+        if self._steered is not None and self._steered.job_id:
+            return self._steered.job_id
         parts = () if self.source.tree else (self.destination.name,)
         first_id = ref_of(self._origins.first).first_id
         return transfer_id(first_id, self.source.share, self.source.path, parts)
@@ -189,6 +205,8 @@ class Transfer:
 
     def _waiting(self, files: list[FetchProgress]) -> Waiting | None:
         """Why nothing moves; the carrier's trouble comes before the peer's."""
+        if self._steered is not None and self._steered.waiting and not self._task.done():
+            return self._steered.waiting
         if self.waits:
             most = self._fetcher.turns(self._origins.first).count
             return Waiting("queued", f"{most} transfers from {self.source.peer} are under way")
@@ -197,12 +215,34 @@ class Transfer:
         found = next((file.waiting for file in files if file.waiting), None)
         return found or (self._tree.waiting if self._tree is not None else None)
 
+    def _prioritise(self, word: PriorityWord) -> None:
+        """Let what is asked for from now on have this priority."""
+        self._wanted = replace(self._wanted, priority=word)
+        for fetch in self._active.values():
+            fetch.priority = Priority.of(word)
+        if self._tree is not None:
+            self._tree.prioritise(word)
+        if self.waits and self._steered is not None:
+            self._steered.stop()  # it waits again, among those of its new class
+
     async def _run(self) -> Result:
+        if self._steered is None:
+            return await self._attempt()
+        try:
+            return await self._steered.run(self._attempt)
+        except Stopped:
+            self._phase = "stopped"
+            raise
+
+    async def _attempt(self) -> Result:
         turns = self._fetcher.turns(self._origins.first)
+        self._phase = "opening"
         try:
             self._queued = True
             async with turns.taken(Priority.of(self._wanted.priority)):
                 self._queued = False
+                if self._steered is not None:
+                    await self._steered.begin()
                 peer = await self._origins.reach()
                 self._phase = "running"
                 result = await (self._run_tree(peer) if self.source.tree else self._run_file())
@@ -280,6 +320,8 @@ class Transfer:
                 priority=self._wanted.priority,
                 staged=staged,
             )
+            if self._tree is not None:
+                self._came_before += self._tree.report.files
             self._tree = TreeFetch(
                 peer,
                 order,
@@ -298,8 +340,8 @@ class Transfer:
             new_bytes=self._new_bytes,
             resumed_chunks=self._resumed_chunks,
             duplicate_chunks=self._duplicates,
-            files=report.files,
-            unchanged=report.unchanged,
+            files=report.files + self._came_before,
+            unchanged=max(0, report.unchanged - self._came_before),
             links_left=report.links_left,
             failures=tuple(report.failures),
             origins=self._origins.came(),

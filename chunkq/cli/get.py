@@ -100,15 +100,21 @@ def _leave_job(
     *,
     json: bool,
 ) -> int:
+    from chunkq.api.site import origin_of
+    from chunkq.settings import Registry
+    from chunkq.settings.actor import actor
     from chunkq.storage.jobs import JobStore
 
     store = JobStore(settings.directories.state)
+    registry = Registry(settings.directories)
     for each in placed:
         job = store.add(
             tuple(map(str, each.sources)),
             str(each.path.absolute()),
             options=wishes,
             created_ms=time.time_ns() // 1_000_000,
+            by=actor(),
+            origin=origin_of(registry.peer(each.source.peer)),
         )
         if json:
             fields = {"job": job.job_id, "source": str(each.source), "to": str(each.path)}
@@ -163,6 +169,7 @@ class Getting:
     async def _one(self, site: Site, placed: Placed, *, alone: bool) -> None:
         from chunkq.cli.progress import Meter, Screen, render
         from chunkq.errors import ChunkqError
+        from chunkq.settings.actor import actor
 
         options = self._options
         screen = Screen(
@@ -178,6 +185,8 @@ class Getting:
             overwrite=self._overwrite,
             links=self._links,
             priority=self._priority,
+            by=actor(),
+            durable=True,
         )
         meter = Meter()
         self._current = transfer, meter, screen

@@ -139,6 +139,7 @@ async def origin_worker(
     transport: Transport,
     *,
     directory: RegistryDirectory | OfferedShares,
+    frozen: Callable[[str], str] | None = None,
     log: Log = write_log,
 ) -> AsyncIterator[OriginWorker]:
     """A worker on an open transport; hashes under way are stopped at the end."""
@@ -176,6 +177,7 @@ async def origin_worker(
             concurrency=settings.origin.concurrency,
             quota=settings.origin.quota,
             usage=UsageStore(places.usage),
+            frozen=frozen,
         )
     finally:
         await manifests.close()

@@ -170,6 +170,9 @@ _OF_ERRORS: Final = {
     "IdentityError": Reason.MISTAKEN,
     "CardInvalid": Reason.MISTAKEN,
     "Stopped": Reason.INTERRUPTED,
+    "Paused": Reason.BY_OPERATOR,
+    "Cancelled": Reason.BY_OPERATOR,
+    "PeerFrozen": Reason.PEER_FROZEN,
 }
 #: Words that `Waiting` has and people know by another.
 _OF_WAITING: Final = {

@@ -35,6 +35,11 @@ class Priority(IntEnum):
     def of(cls, word: PriorityWord) -> Priority:
         return cls[word.upper()]
 
+    @property
+    def word(self) -> PriorityWord:
+        """What a request says; CONTROL has no word, and counts as the usual class."""
+        return priority_word(self.name.lower())
+
 
 class Lanes(Generic[_T]):
     """What waits: by class, then by arrival; a lower class gets one turn in sixteen at least."""

@@ -45,7 +45,7 @@ class Order:
 
 def request_body(
     effect: ev.AskOpen | ev.AskPages | ev.AskChunks,
-    order: Order,
+    priority: PriorityWord,
     place: Place,
     head: Head | None,
     largest_chunk_bytes: int,
@@ -55,7 +55,7 @@ def request_body(
     if isinstance(effect, ev.AskOpen):
         return RequestKind.OPEN, Open(
             instance=instance,
-            priority=order.priority,
+            priority=priority,
             share=place.share,
             path=place.path,
             largest_chunk=largest_chunk_bytes,
@@ -64,7 +64,7 @@ def request_body(
     pages = isinstance(effect, ev.AskPages)
     return RequestKind.PAGES if pages else RequestKind.CHUNKS, (Pages if pages else Chunks)(
         instance=instance,
-        priority=order.priority,
+        priority=priority,
         share=place.share,
         path=place.path,
         root=head.root,

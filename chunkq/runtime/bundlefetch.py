@@ -112,7 +112,8 @@ class BundleFetch:
         self._share = share
         self._placer = placer
         self._owner = owner
-        self._priority = priority
+        #: May be changed at any time: what is asked for later has it.
+        self.priority = priority
         self._log = requester.log
         self._clock = requester.clock
         self._loop = asyncio.get_running_loop()
@@ -228,7 +229,7 @@ class BundleFetch:
         requester = self._peer.requester
         body = Files(
             instance=requester.instance,
-            priority=self._priority,
+            priority=self.priority,
             share=self._share,
             groups=groups_of(effect.files),
             largest=self._largest_bytes,

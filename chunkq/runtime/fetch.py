@@ -78,7 +78,7 @@ class FileFetch:
         self._open_staging = open_staging
         self._pool = pool
         self._on_resume = on_resume
-        self.priority = Priority.of(order.priority)
+        self.priority = Priority.of(order.priority)  #: of what is asked for from now on
         self._log = peer.requester.log
         self._clock = peer.requester.clock
         self._loop = asyncio.get_running_loop()
@@ -335,7 +335,7 @@ class FileFetch:
         assert self._transfer is not None
         place = self._places[effect.lane]
         kind, body = request_body(
-            effect, self._order, place, self._transfer.head, self._largest_chunk_bytes
+            effect, self.priority.word, place, self._transfer.head, self._largest_chunk_bytes
         )
         place.peer.ask(
             kind,

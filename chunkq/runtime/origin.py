@@ -59,6 +59,8 @@ CROWDED: Final = PREFETCH // 2
 TAKEN_IN_ONE_GO: Final = 32
 #: Requests for chunks worked on at once: one reads and seals while the other is being sent.
 CHUNK_REQUESTS: Final = 2
+#: A peer that is frozen here asks again after this: it is done for a while, and thawing is seen.
+FROZEN_RETRY_MS: Final = 5000
 #: How long a stopping worker may take to finish the requests it has; service managers wait 90 s.
 DRAIN_S: Final = 20.0
 
@@ -82,10 +84,12 @@ class OriginWorker:
         concurrency: int,
         quota: Quota | None = None,
         usage: Usage | None = None,
+        frozen: Callable[[str], str] | None = None,
     ) -> None:
         """`quota`: of each peer of which nothing else is said; `requests_per_s` and the defaults.
 
         `usage`: what remembers how much each peer was sent; without it there is no such limit.
+        `frozen`: what a peer, by its alias, is told that is to come back later; empty: nothing.
         """
         self._identity = identity = identity_of(keys)
         self._statements = Statements(identity=identity, directory=directory, log=log)
@@ -99,6 +103,7 @@ class OriginWorker:
         self._log = log
         self._quota = quota or Quota(requests_per_s=requests_per_s)
         self._usage = usage
+        self._frozen = frozen or (lambda _: "")
         #: What became of packets, and of peers' requests, since the start.
         self.drops = Drops(log, clock)
         self.served = Served()
@@ -223,7 +228,9 @@ class OriginWorker:
         inbox.done(delivery)
 
     async def _account_for(self, peer: PeerRef, admitted: Admitted, body: Request) -> None:
-        """Answer it within the peer's quota, or say that it is used up."""
+        """Answer it within the peer's quota, or say that it is used up, or the peer is frozen."""
+        if admitted.refusal is None and (detail := self._frozen(peer.alias)):
+            admitted = replace(admitted, refusal=busy(detail, FROZEN_RETRY_MS))
         account, name = admitted.account, self._account(admitted.raw.header.sender)
         if account is None or admitted.refusal is not None:
             await self._answer(peer, admitted, body, name)

@@ -132,6 +132,10 @@ class TreeFetch:
         """Why no small file comes, if none does."""
         return self._bundles.waiting
 
+    def prioritise(self, word: PriorityWord) -> None:
+        """Small files that are asked for from now on have this priority."""
+        self._bundles.priority = word
+
     async def run(self) -> TreeReport:
         """Fetch everything that can be had. Raises only what concerns all of it."""
         workers = [asyncio.ensure_future(self._work()) for _ in range(self._order.concurrency)]

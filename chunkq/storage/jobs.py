@@ -28,7 +28,7 @@ from chunkq.storage.closing import close
 from chunkq.storage.dropping import drop_staging
 from chunkq.storage.job import NAME, SUFFIX, Job, JobClaim, JobState, Option, mark_of
 from chunkq.storage.keeping import MAX_ATTEMPTS_LOST, Keeping
-from chunkq.storage.steering import leave_cancelled, leave_paused
+from chunkq.storage.steering import leave_cancelled, leave_paused, with_priority
 
 #: How old what is known of others' jobs may be where one is begun.
 _INDEX_S: Final = 60.0
@@ -119,7 +119,7 @@ class JobStore(Keeping):
             options=dict(options or {}),
             created_ms=created_ms,
             foreground=True,
-            started_ms=self._now_ms(),
+            started_ms=self.now_ms(),
             state=JobState.RUNNING,
         )
         mark = mark_of(sources, destination)
@@ -217,7 +217,7 @@ class JobStore(Keeping):
             if job is not None:
                 job = replace(job, state=JobState.RUNNING)
                 self._tell("started", job, durable=False)
-                return JobClaim(job, fd, started_ms=self._now_ms())
+                return JobClaim(job, fd, started_ms=self.now_ms())
         return None
 
     def _claimable(self, name: str) -> Job | None:
@@ -256,6 +256,13 @@ class JobStore(Keeping):
         close(claim.fd)
         claim.fd = fd
 
+    def reprioritise(self, claim: JobClaim, word: str, by: str) -> None:
+        """Somebody wanted another priority for a job in hand, and it has it."""
+        if claim.job.priority != word:
+            self.update(claim, with_priority(claim.job, word))
+            self._tell("priority", claim.job, by=by, detail=word)
+        self.control.take(claim.job.job_id, "priority")
+
     def complete(
         self,
         claim: JobClaim,
@@ -272,7 +279,7 @@ class JobStore(Keeping):
             error_message="",
             reason="",
             changed_by="",
-            ended_ms=self._now_ms(),
+            ended_ms=self.now_ms(),
             size_bytes=size_bytes,
             new_bytes=new_bytes,
             content_digest=content_digest,
@@ -291,7 +298,7 @@ class JobStore(Keeping):
             error_message=message,
             reason="",
             changed_by="",
-            ended_ms=self._now_ms(),
+            ended_ms=self.now_ms(),
         )
         job = self._finish(claim, job)
         self._prune(JobState.FAILED)
@@ -326,7 +333,7 @@ class JobStore(Keeping):
         """It is given up; `drop`: with what has come. The transfer must have ended."""
         if drop:
             drop_staging(claim.job)
-        job = self._finish(claim, leave_cancelled(claim.job, by, self._now_ms()))
+        job = self._finish(claim, leave_cancelled(claim.job, by, self.now_ms()))
         self._prune(JobState.CANCELLED)
         return job
 

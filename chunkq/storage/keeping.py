@@ -88,7 +88,7 @@ class Keeping(Steering):
                 reason="",
                 changed_by="",
                 state=JobState.FAILED if lost >= MAX_ATTEMPTS_LOST else JobState.PENDING,
-                ended_ms=self._now_ms() if lost >= MAX_ATTEMPTS_LOST else 0,
+                ended_ms=self.now_ms() if lost >= MAX_ATTEMPTS_LOST else 0,
             )
         self._leave(JobState.RUNNING, self._heeding(job))
 
@@ -102,7 +102,7 @@ class Keeping(Steering):
                 if wish.drop:
                     with suppress(StorageError):  # it can be cancelled with --drop once more
                         drop_staging(job)
-                job = leave_cancelled(job, wish.by, self._now_ms())
+                job = leave_cancelled(job, wish.by, self.now_ms())
             elif wish.want == "pause" and not job.state.ended:
                 job = leave_paused(job, Reason.BY_OPERATOR, wish.by)
         return job

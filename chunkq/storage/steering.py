@@ -86,7 +86,7 @@ class Steering(JobFiles, ABC):
                 raise _refusal(job, "there is nothing to cancel")
             if job.state is JobState.CANCELLED:
                 return job
-            return leave_cancelled(job, by, self._now_ms())
+            return leave_cancelled(job, by, self.now_ms())
 
         job = self._steer(job_id, cancelled, "cancelled", "cancel", by, drop=drop)
         if drop and job.state is JobState.CANCELLED:
@@ -162,7 +162,7 @@ class Steering(JobFiles, ABC):
                     priority=priority,
                     drop=drop,
                     by=by,
-                    at_ms=self._now_ms(),
+                    at_ms=self.now_ms(),
                 )
                 self.control.wish(wish)
                 # it may have been let go of meanwhile, by a process that had not seen the wish
@@ -195,7 +195,7 @@ class Steering(JobFiles, ABC):
     ) -> None:
         """A line of the journal."""
         event = Event(
-            at_ms=self._now_ms(),
+            at_ms=self.now_ms(),
             what=what,
             transfer=job.job_id,
             by=by,
@@ -205,7 +205,8 @@ class Steering(JobFiles, ABC):
         )
         self.journal.add(event, durable=durable)
 
-    def _now_ms(self) -> int:
+    def now_ms(self) -> int:
+        """The time of day."""
         return int(self._wall_s() * 1000)
 
 
