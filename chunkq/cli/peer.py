@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from chunkq.cli import console, peer_follow, peer_set, peer_show
+from chunkq.cli import console, peer_follow, peer_freeze, peer_set, peer_show
 from chunkq.cli.lines import read_line
 from chunkq.cli.options import JsonOption, Options
 from chunkq.errors import UsageError
@@ -27,6 +27,7 @@ Examples:
   chunkq peer show backup                   its card, keys, grants and quotas
   chunkq peer set backup --bytes-per-day 50GiB
   chunkq peer follow chunkq-succession:...  it has new keys, signed by the old
+  chunkq peer freeze backup                 nothing is asked of it for a while
   chunkq peer rm backup                     revoked at once
 """
 
@@ -134,6 +135,8 @@ def ls(ctx: typer.Context, *, json: JsonOption = False) -> None:
 
 app.command("show")(peer_show.show)
 app.command("set", epilog=peer_set.EXAMPLES)(peer_set.set_)
+app.command("freeze", epilog=peer_freeze.EXAMPLES)(peer_freeze.freeze)
+app.command("thaw", epilog=peer_freeze.EXAMPLES)(peer_freeze.thaw)
 app.command("follow", epilog=peer_follow.EXAMPLES)(peer_follow.follow)
 
 

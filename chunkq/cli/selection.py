@@ -1,0 +1,161 @@
+"""Which transfers a command is about: by id, by the beginning of an id, by source, by filter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
+
+import typer
+
+from chunkq.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from chunkq.api.views import Filter
+    from chunkq.storage.job import Job, JobState
+    from chunkq.storage.jobs import JobStore
+
+NamesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[TRANSFER...]", help="Ids, beginnings of ids, or sources (beta:docs/x)."
+    ),
+]
+PeerOption = Annotated[str | None, typer.Option("--peer", help="Those from this peer.")]
+StateOption = Annotated[
+    list[str] | None, typer.Option("--state", help="Those in this state, e.g. failed.")
+]
+ReasonOption = Annotated[
+    list[str] | None, typer.Option("--reason", help="Those for this reason, e.g. disk_full.")
+]
+TextOption = Annotated[
+    str | None, typer.Option("--text", help="Those with this in source or destination.")
+]
+AllOption = Annotated[bool, typer.Option("--all", help="All for which it makes sense.")]
+
+_Word = TypeVar("_Word", bound=StrEnum)
+#: Shorter beginnings of the second part of an id are of too many.
+LEAST_CHARS: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What was given on the command line."""
+
+    names: Sequence[str]
+    filter: Filter
+    everything: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        names: Sequence[str] | None,
+        *,
+        peer: str | None,
+        states: Sequence[str] | None,
+        reasons: Sequence[str] | None,
+        text: str | None,
+        everything: bool,
+    ) -> Chosen:
+        """Raises `UsageError` for words that mean nothing, and if nothing was given."""
+        from chunkq.api.views import Filter
+        from chunkq.protocol.condition import Reason, State
+
+        given = Filter(
+            peer=peer or "",
+            text=text or "",
+            states=frozenset(_word(State, each, "state") for each in states or ()),
+            reasons=frozenset(_word(Reason, each, "reason") for each in reasons or ()),
+        )
+        if names and (everything or given != Filter()):
+            raise UsageError("give transfers, or a filter, not both")
+        if not names and not everything and given == Filter():
+            raise UsageError(
+                "which transfers?", hint="give ids from `chunkq status`, a filter, or --all"
+            )
+        return cls(names=tuple(names or ()), filter=given, everything=everything)
+
+
+def select(
+    store: JobStore, chosen: Chosen, sensible: frozenset[JobState]
+) -> tuple[list[Job], list[NotFound]]:
+    """The transfers, oldest first, and what was named and is not there.
+
+    A filter, and a source, choose only among those in a `sensible` state; of a source that has none
+    the newest is meant. Reads the job files; nothing need be running. Raises `UsageError` for the
+    beginning of several ids.
+    """
+    jobs = _read(store)
+    if not chosen.names:
+        matching = _matching(chosen.filter)
+        return [job for job in jobs if job.state in sensible and matching(job)], []
+    found: dict[str, Job] = {}
+    missing: list[NotFound] = []
+    for name in chosen.names:
+        named = _named(name, jobs, sensible)
+        if not named:
+            missing.append(NotFound(f"there is no transfer {name!a}", hint="chunkq status"))
+        found.update((job.job_id, job) for job in named)
+    return sorted(found.values(), key=lambda job: job.job_id), missing
+
+
+def _read(store: JobStore) -> list[Job]:
+    """All jobs, oldest first."""
+    found = sorted(store.scan(), key=lambda each: each[1])
+    read = (store.read(state, name) for state, name, _ in found)
+    return [job for job in read if job is not None]
+
+
+def _named(name: str, jobs: Sequence[Job], sensible: frozenset[JobState]) -> list[Job]:
+    if ":" in name:
+        of_source = [job for job in jobs if name in job.sources]
+        return [job for job in of_source if job.state in sensible] or of_source[-1:]
+    exact = [job for job in jobs if job.job_id == name]
+    if exact or not name:
+        return exact
+    begun = [
+        job
+        for job in jobs
+        if job.job_id.startswith(name)
+        or (len(name) >= LEAST_CHARS and job.job_id.partition("-")[2].startswith(name))
+    ]
+    if len(begun) > 1:
+        ids = ", ".join(job.job_id for job in begun[:3])
+        raise UsageError(f"{name!a} is the beginning of {len(begun)} ids: {ids}", hint="give more")
+    return begun
+
+
+def _matching(wanted: Filter) -> Callable[[Job], bool]:
+    """Whether a job is meant by a filter: all that is given must hold."""
+    states = {_STATES.get(state.value, "running") for state in wanted.states}
+    text = wanted.text.casefold()
+
+    def matches(job: Job) -> bool:
+        told = "\n".join((*job.sources, job.destination)).casefold()
+        return (
+            (not states or job.state.value in states)
+            and (not wanted.reasons or job.why in wanted.reasons)
+            and (not wanted.peer or job.peer == wanted.peer)
+            and text in told
+        )
+
+    return matches
+
+
+#: States that a job file tells; the others are those of jobs that a process has in hand.
+_STATES: Final = {
+    "queued": "pending",
+    "paused": "paused",
+    "done": "done",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+
+
+def _word(kind: type[_Word], given: str, what: str) -> _Word:
+    try:
+        return kind(given)
+    except ValueError:
+        known = ", ".join(each.value for each in kind)
+        raise UsageError(f"no {what} is called {given!a}", hint=f"known: {known}") from None
