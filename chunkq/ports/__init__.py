@@ -5,6 +5,8 @@ simulator know only these names.
 """
 
 from chunkq.ports.carrier import (
+    ORIGIN_PREFIX,
+    STATUS_INSTANCE,
     Consumer,
     Delivery,
     LinkHealth,
@@ -30,6 +32,8 @@ from chunkq.protocol.fileidentity import FileIdentity
 from chunkq.protocol.peering import Heard, News, PeerRef
 
 __all__ = [
+    "ORIGIN_PREFIX",
+    "STATUS_INSTANCE",
     "Buffer",
     "Clock",
     "Consumer",

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from chunkq.protocol.digest import Buffer
 from chunkq.protocol.priority import Priority
+
+#: Where a site's processes say how they are, for as long as somebody listens.
+STATUS_INSTANCE: Final = "status"
+#: What an origin worker's instance is called begins so: it takes control there, and no replies.
+ORIGIN_PREFIX: Final = "origin-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,18 @@ class Mailbox:
 
     def __str__(self) -> str:
         return ".".join(part for part in (self.kind, self.site, self.instance) if part)
+
+    @property
+    def fleeting(self) -> bool:
+        """It goes with its last consumer, keeps little and nothing for long, and when it is full
+        the oldest make way: what is in it is of use to who listens now, and to nobody else.
+        """
+        return self.kind == "rep" and self.instance == STATUS_INSTANCE
+
+    @property
+    def seldom(self) -> bool:
+        """Nobody waits for an answer from there: to look twice a second is enough."""
+        return self.fleeting or (self.kind == "rep" and self.instance.startswith(ORIGIN_PREFIX))
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,8 @@ class Gate:
         """Judge one packet. Raises a `PacketError`: drop it, say nothing, count its code."""
         raw = parse_request(packet)
         header = raw.header
+        if header.kind not in BODIES:
+            raise Malformed(f"a {header.kind.name.lower()} is nothing that an origin is asked")
         if self._holder(header.recipient) is None:
             raise Misaddressed("sealed for another recipient")
         sender = self._peer(header.sender)

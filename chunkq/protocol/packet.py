@@ -51,6 +51,9 @@ class RequestKind(IntEnum):
     FILES = 6
     PROBE = 7
     STATEMENT = 8
+    #: These two a site says to itself, from one of its processes to another.
+    REPORT = 9
+    CONTROL = 10
 
 
 class ReplyKind(IntEnum):

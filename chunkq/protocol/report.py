@@ -34,6 +34,9 @@ Word = Annotated[str, Field(max_length=64)]
 #: What a peer is called here: a label, unless a program that embeds chunkq calls it otherwise.
 Alias = Annotated[str, Field(max_length=255)]
 
+#: 16 random bytes of a process's start, in hexadecimal.
+Incarnation = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
 Role = Literal["origin", "requester", "get", "embedded", "dashboard"]
 
 
@@ -95,7 +98,7 @@ class PeerReport(Body):
 
 
 class Report(Body):
-    """One process at one moment. `incarnation`: 16 random bytes, in hexadecimal, of its start."""
+    """One process at one moment."""
 
     version: int = VERSION
     site: Label
@@ -103,7 +106,7 @@ class Report(Body):
     pid: Count
     role: Role
     instance: Word
-    incarnation: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    incarnation: Incarnation
     software: Word
     started_ms: Count
     at_ms: Count

@@ -45,6 +45,7 @@ from chunkq.protocol.packet import (
 from chunkq.protocol.packing import unpack
 
 __all__ = [
+    "LARGEST_REQUEST_BODY_BYTES",
     "ReplyOpener",
     "ReplySealer",
     "has_aes",
@@ -63,7 +64,7 @@ _REQUEST_SUITE: Final = Suite.XCHACHA20POLY1305
 _REQUEST_SEQ: Final = 0
 #: Replies to one request: far above pages and chunks with all repeats, below AES-GCM's limits.
 MAX_REPLIES_PER_REQUEST: Final = 1 << 32
-_LARGEST_REQUEST_BODY: Final = (
+LARGEST_REQUEST_BODY_BYTES: Final = (
     MAX_REQUEST_SIZE_BYTES - REQUEST_HEADER_SIZE_BYTES - SEAL_SIZE_BYTES - SIGNATURE_SIZE_BYTES
 )
 _LARGEST_REPLY_BODY: Final = MAX_REPLY_BODY_SIZE_BYTES - SEAL_SIZE_BYTES
@@ -89,9 +90,9 @@ def seal_request(
     Never call it twice with one `ephemeral_secret` and `request_id`, unless for the same bytes.
     Raises `Malformed` if the body is too large, `BadSeal` if nothing can be sealed to `recipient`.
     """
-    if len(body) > _LARGEST_REQUEST_BODY:
+    if len(body) > LARGEST_REQUEST_BODY_BYTES:
         raise Malformed(
-            f"a request's body of {len(body)} bytes; the most is {_LARGEST_REQUEST_BODY}",
+            f"a request's body of {len(body)} bytes; the most is {LARGEST_REQUEST_BODY_BYTES}",
             hint="ask for less in one request",
         )
     header = RequestHeader(

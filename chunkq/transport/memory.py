@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,6 +26,8 @@ DEFAULT_MAX_MESSAGE_BYTES: Final = 16 * MIB
 DEFAULT_QUEUE_BYTES: Final = 256 * MIB
 #: What a packet costs besides its body, so that empty packets are bounded too.
 PACKET_OVERHEAD_BYTES: Final = 256
+#: What a fleeting mailbox keeps: ten seconds of a hundred processes' reports, of the usual size.
+FLEETING_BYTES: Final = 8 * MIB
 #: A packet that came back so often is put aside; the limit of the other carriers.
 DELIVERY_LIMIT: Final = 20
 
@@ -83,6 +86,11 @@ class _Queue:
         self._drop_expired()
         return len(self._waiting)
 
+    def make_way(self, most_bytes: int) -> None:
+        """Let go of the oldest, until no more than so much is left."""
+        while self._waiting and self.cost_bytes > most_bytes:
+            self.let_go(self._waiting.popleft())
+
     def wake(self) -> None:
         for consumer in self.consumers:
             consumer.wake.set()
@@ -140,6 +148,8 @@ class MemoryCarrier:
             raise Unroutable(f"there is no mailbox {to}", hint="start the other side once")
         expires_s = None if lifetime_s is None else self.clock.monotonic_s() + lifetime_s
         packet = _Packet(bytes(body), expires_s)
+        if to.fleeting:
+            queue.make_way(FLEETING_BYTES - packet.cost_bytes)
         if queue.cost_bytes + packet.cost_bytes > self._queue_bytes:
             queue.depth()  # drops what has expired
             if queue.cost_bytes + packet.cost_bytes > self._queue_bytes:
@@ -154,12 +164,19 @@ class MemoryCarrier:
         queue = self._queues.get(str(mailbox))
         return queue.depth() if queue else 0
 
+    def leave(self, mailbox: Mailbox) -> None:
+        """A consumer was closed: a fleeting mailbox goes with its last one."""
+        queue = self._queues.get(str(mailbox))
+        if mailbox.fleeting and queue is not None and not queue.consumers:
+            del self._queues[str(mailbox)]
+
 
 class MemoryConsumer:
     """Implements `Consumer`. Its generation never changes: this carrier is never lost."""
 
-    def __init__(self, queue: _Queue, prefetch: int) -> None:
+    def __init__(self, queue: _Queue, prefetch: int, left: Callable[[], None]) -> None:
         self._queue = queue
+        self._left = left
         self._prefetch = prefetch
         self._held: dict[int, _Packet] = {}
         self._next_tag = 1
@@ -206,6 +223,7 @@ class MemoryConsumer:
         self._queue.consumers.remove(self)
         self._queue.put_back(list(self._held.values()))
         self._held.clear()
+        self._left()
         self.wake.set()
 
 
@@ -250,7 +268,9 @@ class MemoryTransport:
 
     async def consume(self, mailbox: Mailbox, *, prefetch: int) -> MemoryConsumer:
         self._require_open()
-        consumer = MemoryConsumer(self._carrier.queue(mailbox), prefetch)
+        consumer = MemoryConsumer(
+            self._carrier.queue(mailbox), prefetch, lambda: self._carrier.leave(mailbox)
+        )
         self._consumers.append(consumer)
         return consumer
 

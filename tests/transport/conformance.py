@@ -22,7 +22,7 @@ from typing import Literal
 import pytest
 
 from chunkq.errors import BrokerRefused, TransportClosed, Unroutable
-from chunkq.ports import Consumer, Delivery, Mailbox, Transport
+from chunkq.ports import STATUS_INSTANCE, Consumer, Delivery, Mailbox, Transport
 from chunkq.protocol.limits import KIB, MIB
 
 Make = Callable[[str], Awaitable[Transport]]
@@ -290,6 +290,52 @@ class TransportConformance:
         assert {b"held": True, b"while away": False} == {
             delivery.body: delivery.redelivered for delivery in await take(later, 2)
         }
+
+    async def test_fleeting_mailbox_goes_with_its_last_consumer(self, make: Make) -> None:
+        """Where reports go, there is something only while somebody listens; what was not taken is
+        not kept for the next one.
+        """
+        sender, site = await make(unique("alice")), unique("bob")
+        mailbox = Mailbox("rep", site, STATUS_INSTANCE)
+        with pytest.raises(Unroutable):
+            await sender.publish(mailbox, b"nobody listens")
+        receiver, other = await make(site), await make(site)
+        consumers = [await each.consume(mailbox, prefetch=1) for each in (receiver, other)]
+        await consumers.pop().close()
+        await sender.publish(mailbox, b"held", lifetime_s=10)
+        await sender.publish(mailbox, b"waits", lifetime_s=10)
+        assert [b"held"] == bodies(await take(consumers[0], 1))
+        await consumers[0].close()
+
+        async def gone() -> bool:
+            try:
+                await sender.publish(mailbox, b"again nobody")
+            except Unroutable:
+                return True
+            return False
+
+        await eventually(gone)
+        again = await receiver.consume(mailbox, prefetch=10)
+        await sender.publish(mailbox, b"fresh")
+        assert b"fresh" == bodies(await take(again, 1))[-1]
+
+    async def test_fleeting_mailbox_that_is_full_holds_nobody_up(self, make: Make) -> None:
+        """Who listens too slowly misses the oldest; publishers are never refused, and no more is
+        kept than some MiB.
+        """
+        sender, site = await make(unique("alice")), unique("bob")
+        receiver = await make(site)
+        mailbox = Mailbox("rep", site, STATUS_INSTANCE)
+        consumer = await receiver.consume(mailbox, prefetch=1)
+        sent = [bytes([number]) * 256 * KIB for number in range(60)]
+        for body in sent:
+            await sender.publish(mailbox, body, lifetime_s=3600)
+        assert 16 <= await receiver.depth(mailbox) <= 32
+        taken: list[bytes] = []
+        while sent[-1] not in taken:
+            taken += bodies(await take(consumer, 1, acknowledge=True))
+        assert [body for body in sent if body in taken] == taken
+        assert 16 <= len(taken) <= 33
 
     async def test_publish_after_close_is_refused(self, make: Make) -> None:
         """A closed transport says so, and closing twice is harmless."""

@@ -37,6 +37,12 @@ DELIVERY_LIMIT: Final = 20
 #: Dead letters are for a person to look at: the newest 64 MiB.
 DEAD_LETTER_BYTES: Final = 64 << 20
 
+#: A fleeting mailbox goes with its last consumer, or after so long if none ever came; what is in it
+#: is of use for so long, and is no more than ten seconds of a hundred processes' reports.
+FLEETING_EXPIRES_S: Final = 60
+FLEETING_TTL_S: Final = 10
+FLEETING_BYTES: Final = 8 << 20
+
 Arguments = dict[str, str | int]
 
 
@@ -62,6 +68,14 @@ def binding(mailbox: Mailbox) -> tuple[str, str]:
 
 def queue_arguments(mailbox: Mailbox, options: RabbitMQOptions) -> Arguments:
     """The same on every declaration; limits only where no policy gives them."""
+    if mailbox.fleeting:  # no policy needs to know of it
+        return {
+            "x-queue-type": "classic",
+            "x-expires": FLEETING_EXPIRES_S * 1000,
+            "x-message-ttl": FLEETING_TTL_S * 1000,
+            "x-max-length-bytes": FLEETING_BYTES,
+            "x-overflow": "drop-head",
+        }
     if mailbox.kind == "req":
         arguments: Arguments = {"x-queue-type": "quorum"}
         if not options.by_policy:
@@ -101,7 +115,11 @@ async def set_up_mailbox(wire: Wire, mailbox: Mailbox, options: RabbitMQOptions)
     async with throwaway(wire) as channel:
         name = queue_name(mailbox)
         await channel.call(
-            "queue_declare", name, durable=True, arguments=queue_arguments(mailbox, options)
+            "queue_declare",
+            name,
+            durable=True,
+            auto_delete=mailbox.fleeting,
+            arguments=queue_arguments(mailbox, options),
         )
         await channel.call("queue_bind", name, exchange, pattern)
 

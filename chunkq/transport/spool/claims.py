@@ -31,9 +31,11 @@ from chunkq.transport.spool.names import (
 from chunkq.transport.spool.options import SpoolOptions
 from chunkq.transport.spool.recycling import FreeRoom, clear_free
 from chunkq.transport.spool.sweeping import (
+    has_consumer,
     move,
     remove_empty,
     remove_file,
+    remove_mailbox,
     return_claims,
     sweep,
 )
@@ -89,7 +91,11 @@ class Claims:
         directories: SpoolDirectories,
         directory: str,
         clock: Clock,
+        *,
+        fleeting: bool = False,
     ) -> None:
+        """`fleeting`: the mailbox goes with its last consumer."""
+        self._fleeting = fleeting
         self._directories = directories
         self._directory = directory
         self._max_message_bytes = options.max_message_bytes
@@ -163,6 +169,8 @@ class Claims:
             return_claims(claims_fd, places, unseen=fresh)
             clear_free(places)
             remove_empty(self._id, places.cur)
+            if self._fleeting and not has_consumer(places):
+                remove_mailbox(os.path.join(self._directories.root, self._directory))
         self._abandon()
 
     def _attach(self) -> None:

@@ -22,8 +22,16 @@ class SpoolConsumer:
     """All file work is done on one thread of its own, in order, so the loop waits for no disk."""
 
     def __init__(
-        self, options: SpoolOptions, claims: Claims, prefetch: int, presence: Presence
+        self,
+        options: SpoolOptions,
+        claims: Claims,
+        prefetch: int,
+        presence: Presence,
+        *,
+        poll_max_s: float | None = None,
     ) -> None:
+        """`poll_max_s`: how seldom it may look while nothing comes, if not as the options say."""
+        self._poll_max_s = poll_max_s or options.poll_max_s
         self._options = options
         self._claims = claims
         self._prefetch = prefetch
@@ -68,7 +76,7 @@ class SpoolConsumer:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait_s):
                         await self._wake.wait()
-                wait_s = min(wait_s * POLL_GROWTH, self._options.poll_max_s)
+                wait_s = min(wait_s * POLL_GROWTH, self._poll_max_s)
 
     async def _take(self) -> Taken | None:
         """One look at the directory; None if no more may be out."""

@@ -16,7 +16,18 @@ from contextlib import contextmanager, suppress
 from typing import Final
 
 from chunkq.transport.spool.directories import Places, open_directory
-from chunkq.transport.spool.names import LOCK, created_ms, is_consumer_id, is_packet, parse_packet
+from chunkq.transport.spool.names import (
+    CUR,
+    DEAD,
+    FREE,
+    LOCK,
+    NEW,
+    TMP,
+    created_ms,
+    is_consumer_id,
+    is_packet,
+    parse_packet,
+)
 
 #: A packet that came back so often is put aside; the limit of the other carriers.
 DELIVERY_LIMIT: Final = 20
@@ -87,6 +98,41 @@ def remove_empty(name: str, parent_fd: int) -> None:
         finally:
             os.close(directory_fd)
         os.rmdir(name, dir_fd=parent_fd)
+
+
+def has_consumer(places: Places) -> bool:
+    """Whether somebody lives who takes from here; the dead are swept first. Raises OSError."""
+    for name in os.listdir(places.cur):
+        if is_consumer_id(name):
+            _sweep_consumer(name, places)
+    return any(is_consumer_id(name) for name in os.listdir(places.cur))
+
+
+def remove_mailbox(path: str) -> None:
+    """A fleeting mailbox and what is in it; foreign files stay, and it with them. Raises nothing.
+
+    `tmp` goes first, as publishers look for that; a consumer that comes just now makes it anew.
+    """
+    with suppress(OSError):
+        mailbox_fd = open_directory(path)
+        try:
+            for place in (TMP, FREE, DEAD, NEW, CUR):
+                _remove_place(place, mailbox_fd)
+        finally:
+            os.close(mailbox_fd)
+        os.rmdir(path)
+
+
+def _remove_place(place: str, mailbox_fd: int) -> None:
+    with suppress(FileNotFoundError):
+        place_fd = open_directory(place, mailbox_fd)
+        try:
+            for name in os.listdir(place_fd):
+                if is_packet(name):
+                    remove_file(name, place_fd)
+        finally:
+            os.close(place_fd)
+        os.rmdir(place, dir_fd=mailbox_fd)
 
 
 def _sweep_consumer(name: str, places: Places) -> None:

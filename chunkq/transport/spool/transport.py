@@ -24,6 +24,9 @@ from chunkq.transport.spool.writer import Outgoing, SpoolLost, SpoolWriter, pack
 #: Written in one go: a hop to the thread costs nothing beside it, and nobody waits long for others.
 WRITE_BATCH_BYTES: Final = 4 * MIB
 WRITE_BATCH_PACKETS: Final = 64
+#: How seldom a mailbox is looked at that nobody waits for: twenty looks a second, as at others,
+#: would be as much again as the whole of an idle worker takes.
+SELDOM_POLL_S: Final = 0.5
 #: Ten digits in a file name; a process that publishes a million packets a second lasts hours.
 SEQUENCE_END: Final = 10**10
 
@@ -87,7 +90,8 @@ class SpoolTransport:
             )
         directory = mailbox_directory(to)
         written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        outgoing = Outgoing(directory, self._next_name(content.nbytes, lifetime_s), content)
+        name = self._next_name(content.nbytes, lifetime_s)
+        outgoing = Outgoing(directory, name, content, fleeting=to.fleeting)
         self._pending.append((outgoing, written))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_pending())
@@ -97,8 +101,20 @@ class SpoolTransport:
 
     async def consume(self, mailbox: Mailbox, *, prefetch: int) -> SpoolConsumer:
         self._require_open()
-        claims = Claims(self._options, self._directories, mailbox_directory(mailbox), self._clock)
-        consumer = SpoolConsumer(self._options, claims, prefetch, self._presence)
+        claims = Claims(
+            self._options,
+            self._directories,
+            mailbox_directory(mailbox),
+            self._clock,
+            fleeting=mailbox.fleeting,
+        )
+        consumer = SpoolConsumer(
+            self._options,
+            claims,
+            prefetch,
+            self._presence,
+            poll_max_s=SELDOM_POLL_S if mailbox.seldom else None,
+        )
         await consumer.start()
         if self._closed:
             await consumer.close()

@@ -5,6 +5,7 @@ Every call blocks; one thread at a time.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -14,11 +15,12 @@ from typing import Final
 
 from chunkq.errors import BrokerUnreachable, ChunkqError, Nacked, Unroutable
 from chunkq.ports import Clock
+from chunkq.protocol.limits import MIB
 from chunkq.transport.spool.directories import Places, SpoolDirectories, translate
 from chunkq.transport.spool.names import PacketName, parse_packet
 from chunkq.transport.spool.options import SpoolOptions
 from chunkq.transport.spool.recycling import Reuse
-from chunkq.transport.spool.sweeping import remove_file
+from chunkq.transport.spool.sweeping import has_consumer, remove_file, remove_mailbox
 
 #: The least a file takes on most disks; so empty packets are bounded too.
 LEAST_FILE_BYTES: Final = 4096
@@ -27,6 +29,10 @@ MEASURE_INTERVAL_S: Final = 1.0
 MEASURE_SHARE: Final = 8
 #: While it is full, publishers that try again see room after so long.
 MEASURE_FULL_INTERVAL_S: Final = 0.05
+#: What a fleeting mailbox keeps: ten seconds of a hundred processes' reports, of the usual size.
+FLEETING_BYTES: Final = 8 * MIB
+#: One that has had no consumer for so long is of a process that died.
+FLEETING_IDLE_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,7 @@ class Outgoing:
     directory: str
     name: PacketName
     body: memoryview
+    fleeting: bool = False
 
 
 class SpoolLost(Nacked):
@@ -118,6 +125,8 @@ class SpoolWriter:
         gauge = self._gauges.setdefault(packet.directory, _Gauge(self._bound, self._clock))
         name = str(packet.name)
         try:
+            if packet.fleeting:
+                self._make_way(packet.directory, places, FLEETING_BYTES - size)
             if not gauge.has_room(size, places.new):
                 return Nacked(
                     f"mailbox {packet.directory} is full: {self._bound} bytes wait there",
@@ -137,6 +146,22 @@ class SpoolWriter:
             return self._failure(error, packet.directory)
         gauge.add(size)
         return None
+
+    def _make_way(self, directory: str, places: Places, most_bytes: int) -> None:
+        """The oldest make way in a fleeting mailbox; without a consumer there is none.
+
+        Raises `FileNotFoundError`: nobody listens.
+        """
+        if not has_consumer(places):
+            age_s = self._clock.wall_ms() / 1000 - os.fstat(places.cur).st_mtime
+            if age_s > FLEETING_IDLE_S:  # else one may be about to begin
+                remove_mailbox(os.path.join(self._directories.root, directory))
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        packets = sorted(packets_in(places.new), key=str, reverse=True)
+        for packet in packets:
+            most_bytes -= max(packet.size_bytes, LEAST_FILE_BYTES)
+            if most_bytes < 0 or packet.expired(self._clock.wall_ms()):
+                remove_file(str(packet), places.new)
 
     def _failure(self, error: OSError, directory: str) -> ChunkqError:
         if isinstance(error, FileNotFoundError):
