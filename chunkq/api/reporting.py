@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
+from chunkq.api.commanding import commander
 from chunkq.compose import Fetcher, SystemClock
-from chunkq.errors import StorageError
-from chunkq.ports import Log, Transport
+from chunkq.errors import BrokerUnreachable, ChunkqError, StorageError, TransportClosed
+from chunkq.ports import ORIGIN_PREFIX, Log, Mailbox, Transport
 from chunkq.protocol.report import Report, Role
 from chunkq.runtime.origin import OriginWorker
+from chunkq.runtime.ownsite import ControlDesk, OwnSealer, StatusSender, listen_for_control
 from chunkq.runtime.peer import Requester
-from chunkq.runtime.reporting import LinkEnd, Reporter, Told, Who
+from chunkq.runtime.reporting import IDLE_S, LinkEnd, Reporter, Told, Who
 from chunkq.runtime.tracking import Watched
 from chunkq.settings import Link, Settings
 from chunkq.storage.instances import Instance, claim_instance
@@ -36,6 +38,7 @@ class Served:
     link: Link
     transport: Transport
     worker: OriginWorker | None = None
+    listening: asyncio.Task[None] | None = None
 
 
 class Reporting:
@@ -51,6 +54,8 @@ class Reporting:
         self._store = Reports(settings.directories.state)
         self._served: list[Served] = []
         self._label: Instance | None = None
+        self._desk: ControlDesk | None = None
+        self._status: StatusSender | None = None
         self._task: asyncio.Task[None] | None = None
         self._writing: asyncio.Future[None] | None = None
         self._given_up = False
@@ -71,6 +76,10 @@ class Reporting:
     def requesters(self) -> Iterator[Requester]:
         """As `Sources` says."""
         return iter(self._fetcher.requesters)
+
+    def desks(self) -> Iterator[ControlDesk]:
+        """As `Sources` says."""
+        return iter((self._desk,) if self._desk is not None else ())
 
     # ------------------------------------------------------------ life
 
@@ -95,15 +104,32 @@ class Reporting:
             )
             self.reporter = Reporter(who, self, clock, machine=_machine, told=self.told)
             self.reporter.ready = role != "origin"
+            self._speak(who, clock)
             self._task = asyncio.ensure_future(self._run(self.reporter))
         return self.reporter
+
+    def _speak(self, who: Who, clock: SystemClock) -> None:
+        """To this site's processes on other hosts, and hear them."""
+        identity, links = self._fetcher.identity, self._settings.links
+        sealer = OwnSealer(identity, who.site, clock, secrets.token_bytes)
+        self._status = StatusSender(sealer, clock, lambda link: links[link].send_rate_bytes_per_s)
+        self._desk = ControlDesk(
+            identity,
+            who.incarnation,
+            clock,
+            apply=commander(self._settings.directories, who.instance, self._log),
+            log=self._log,
+        )
+        self._fetcher.commanded = self._desk.take
+        for requester in self._fetcher.requesters:
+            requester.commanded = self._desk.take
 
     def _claim(self, role: Role) -> str:
         if role != "origin":
             return self._fetcher.instance
         state = self._settings.directories.state
         self._label = claim_instance(state, directory=ORIGINS_DIRECTORY)
-        return self._label.label
+        return ORIGIN_PREFIX + self._label.label
 
     def drain(self) -> None:
         """This process takes nothing new."""
@@ -120,8 +146,8 @@ class Reporting:
         if self.reporter is not None:
             self.reporter.unwatch(watched)
 
-    @contextmanager
-    def serving(self, link: Link, transport: Transport) -> Iterator[Served]:
+    @asynccontextmanager
+    async def serving(self, link: Link, transport: Transport) -> AsyncIterator[Served]:
         """For as long as a link is served, or tried to be."""
         served = Served(link, transport)
         self._served.append(served)
@@ -129,12 +155,42 @@ class Reporting:
             yield served
         finally:
             self._served.remove(served)
+            if served.listening is not None:
+                served.listening.cancel()
+                await asyncio.wait((served.listening,))
+
+    def listen(self, served: Served) -> None:
+        """A link is served: take commands there, too, unless they come to a mailbox for replies."""
+        if self.reporter is None or self._desk is None or self._label is None or served.listening:
+            return
+        who = self.reporter.who
+        mailbox = Mailbox("rep", who.site, who.instance)
+        served.listening = asyncio.ensure_future(
+            self._listen(served.transport, mailbox, self._desk)
+        )
+
+    async def _listen(self, transport: Transport, mailbox: Mailbox, desk: ControlDesk) -> None:
+        """Who cannot be steered from afar serves all the same."""
+        while True:
+            try:
+                await listen_for_control(transport, mailbox, desk)
+            except TransportClosed:
+                return
+            except BrokerUnreachable:
+                await asyncio.sleep(IDLE_S)
+            except ChunkqError as error:
+                self._log("control_unavailable", level="warning", detail=error.message)
+                return
 
     async def close(self) -> None:
         """The process ends, or the site is closed: its report goes."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
+        if self._status is not None:
+            await self._status.close()
+        if self._desk is not None:
+            await self._desk.close()
         if self._writing is not None:
             await asyncio.wait((self._writing,))
         if self.reporter is not None:
@@ -155,7 +211,12 @@ class Reporting:
         await reporter.run(self._write, self._log)
 
     async def _write(self, report: Report) -> None:
-        """Once begun it is not cancelled, so that nothing is written when the file has gone."""
+        """To who listens, and into its file.
+
+        Once begun that is not cancelled, so that nothing is written when the file has gone.
+        """
+        if self._status is not None:
+            self._status.send(report, ((end.link, end.transport) for end in self.links()))
         loop = asyncio.get_running_loop()
         self._writing = loop.run_in_executor(None, self._store.write, report)
         await asyncio.shield(self._writing)

@@ -70,6 +70,10 @@ class Serving:
     async def _serve(self, link: Link, reporting: Reporting, ready: Callable[[], None]) -> None:
         transport = make_transport(link, self._settings.site_name, SystemClock())
 
+        def began() -> None:
+            ready()
+            reporting.listen(served)
+
         async def serve() -> None:
             worker = origin_worker(
                 self._settings,
@@ -82,9 +86,9 @@ class Serving:
             )
             async with worker as serving:
                 served.worker = serving
-                await serving.run(ready)
+                await serving.run(began)
 
-        with reporting.serving(link, transport) as served:
+        async with reporting.serving(link, transport) as served:
             try:
                 await self._patiently(transport.open)
                 await self._patiently(serve)

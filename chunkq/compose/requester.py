@@ -76,6 +76,8 @@ class Fetcher:
         self._peers: dict[tuple[str, str], PeerLink] = {}
         self._instance: Instance | None = None
         self._opening = asyncio.Lock()
+        #: Takes requests that come to a mailbox for replies.
+        self.commanded: Callable[[bytes], None] | None = None
         self._opened: tuple[Link, Transport] | None = None
         self._disk = DiskShares()
         self._turns: dict[str, Slots] = {}
@@ -230,6 +232,7 @@ class Fetcher:
                     entropy=secrets.token_bytes,
                     log=self.log,
                 )
+                requester.commanded = self.commanded
                 opening.push_async_callback(requester.close)
                 await requester.start(REPLY_PREFETCH)
                 self._requesters[link.name] = opening.pop_all(), requester

@@ -10,8 +10,8 @@ from chunkq.protocol.messages import Body
 from chunkq.protocol.priority import PriorityWord
 from chunkq.protocol.report import Incarnation, Word
 
-#: Transfers that one request is about: 40 KiB of ids, and it has to fit into a request.
-MAX_TRANSFERS: Final = 1000
+#: Transfers that one request is about: with the longest ids they still fit into it.
+MAX_TRANSFERS: Final = 900
 
 Action = Literal["pause", "resume", "cancel", "retry", "priority", "freeze", "thaw", "drain"]
 #: What is done to transfers, and to what a site knows.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from chunkq.errors import ChunkqError, PacketError
@@ -12,11 +13,11 @@ from chunkq.protocol import cbor
 from chunkq.protocol.control import Command
 from chunkq.protocol.identity import card_of
 from chunkq.protocol.limits import KEY_SIZE_BYTES
-from chunkq.protocol.messages import Body
 from chunkq.protocol.ownsite import OwnGate
 from chunkq.protocol.packet import RequestId, RequestKind, Suite
 from chunkq.protocol.report import Report, fitting
 from chunkq.protocol.seal import LARGEST_REQUEST_BODY_BYTES, seal_request
+from chunkq.runtime.drops import Drops
 from chunkq.runtime.epochs import Epochs
 
 #: A report is of use until the next ones; a command until a broker that is away is back.
@@ -91,7 +92,12 @@ class StatusSender:
             packet = self._sealer.seal(RequestKind.REPORT, body, REPORT_LIFETIME_S)
             task = asyncio.ensure_future(self._publish(link, transport, packet))
             self._sending[link] = task
-            task.add_done_callback(lambda _, link=link: self._sending.pop(link, None))  # type: ignore[misc]
+            task.add_done_callback(partial(self._sent, link))
+
+    def _sent(self, link: str, task: asyncio.Task[None]) -> None:
+        del self._sending[link]
+        if not task.cancelled():
+            task.result()
 
     async def _publish(self, link: str, transport: Transport, packet: bytes) -> None:
         wait_s = 0.0
@@ -125,6 +131,8 @@ class ControlDesk:
         apply: Callable[[Command], None],
         log: Log,
     ) -> None:
+        #: What was no command of this site's.
+        self.drops = Drops(log, clock)
         self._incarnation = incarnation
         self._clock = clock
         self._apply = apply
@@ -138,8 +146,12 @@ class ControlDesk:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, packet: bytes) -> None:
-        """Act on it in the background. Raises the `PacketError` for which it is dropped."""
-        command = self._gate.admit(packet, self._clock.monotonic_s(), self._clock.wall_ms())
+        """Act on it in the background, if it counts. Raises nothing that a packet can cause."""
+        try:
+            command = self._gate.admit(packet, self._clock.monotonic_s(), self._clock.wall_ms())
+        except PacketError as error:
+            self.drops(f"control_{error.code}", error.message)
+            return
         if command.incarnation != self._incarnation:
             self._log("control_stale", level="info", action=command.action, by=command.by)
             return
@@ -162,9 +174,7 @@ class ControlDesk:
             await asyncio.wait(self._tasks)
 
 
-async def listen_for_control(
-    transport: Transport, mailbox: Mailbox, desk: ControlDesk, dropped: Callable[[PacketError], None]
-) -> None:
+async def listen_for_control(transport: Transport, mailbox: Mailbox, desk: ControlDesk) -> None:
     """Take commands from a mailbox of its own until cancelled, or until the carrier refuses it.
 
     Raises a `TransportError`, or `BrokerUnreachable`.
@@ -174,11 +184,7 @@ async def listen_for_control(
         while True:
             deliveries = await consumer.receive()
             for delivery in deliveries:
-                try:
-                    desk.take(delivery.body)
-                except PacketError as error:
-                    dropped(error)
+                desk.take(delivery.body)
             consumer.acknowledge(deliveries[-1])
     finally:
         await consumer.close()
-

@@ -33,6 +33,7 @@ from chunkq.protocol.identity import SiteCard, SiteKeys
 from chunkq.protocol.limits import KEY_SIZE_BYTES, MAX_WINDOW_BYTES, MIB
 from chunkq.protocol.messages import Receipt, Refusal, RefusalReason, Request
 from chunkq.protocol.packet import (
+    REQUEST_MAGIC,
     RawReply,
     ReplyHeader,
     RequestId,
@@ -167,6 +168,8 @@ class Requester:
         self.pages = Pages()
         #: Replies that were of no use, by code, since the start.
         self.drops: Counter[str] = Counter()
+        #: Takes a request that came here: only this site itself may have one.
+        self.commanded: Callable[[bytes], None] | None = None
         self.adopters: list[Callable[[RawReply], Asked | None]] = []
         self._inbox: Inbox | None = None
         self._pending: OrderedDict[RequestId, Asked] = OrderedDict()
@@ -318,7 +321,10 @@ class Requester:
                 try:
                     raw = parse_reply(delivery.body)
                 except PacketError as error:
-                    self.drop(error.code)
+                    if self.commanded is not None and delivery.body.startswith(REQUEST_MAGIC):
+                        self.commanded(delivery.body)
+                    else:
+                        self.drop(error.code)
                     inbox.done(delivery)
                     continue
                 asked = self._find(raw)

@@ -28,6 +28,7 @@ from chunkq.protocol.report import (
 )
 from chunkq.runtime.judging import STALL_S
 from chunkq.runtime.origin import OriginWorker
+from chunkq.runtime.ownsite import ControlDesk
 from chunkq.runtime.peer import Requester
 from chunkq.runtime.rising import Rising
 from chunkq.runtime.served import PeerCounts
@@ -70,6 +71,8 @@ class Sources(Protocol):
     def workers(self) -> Iterable[OriginWorker]: ...
 
     def requesters(self) -> Iterable[Requester]: ...
+
+    def desks(self) -> Iterable[ControlDesk]: ...
 
 
 #: Hears of a transfer that stalls, or moves again: its id, which, the reason's word, a sentence.
@@ -260,6 +263,9 @@ class Reporter:
         for requester in self._sources.requesters():
             drops = requester.drops
             now[requester] = {f"reply_dropped_{code}": count for code, count in drops.items()}
+        for desk in self._sources.desks():
+            drops = desk.drops.totals
+            now[desk] = {f"dropped_{code}": count for code, count in drops.items()}
         counters = self._drops.total(now)
         for peer in peers:
             counters.update({f"refused_{word}": count for word, count in peer.refusals.items()})

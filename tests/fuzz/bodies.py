@@ -5,12 +5,15 @@ from __future__ import annotations
 from functools import lru_cache
 
 from chunkq.protocol import messages
+from chunkq.protocol.condition import Reason, State
+from chunkq.protocol.control import Command
 from chunkq.protocol.digest import digest
 from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.limits import DIGEST_SIZE_BYTES
 from chunkq.protocol.manifest import Head, ManifestBuilder, encode_head, sign_head
 from chunkq.protocol.messages import Body
 from chunkq.protocol.packet import ReplyKind
+from chunkq.protocol.report import LinkReport, OriginShare, PeerReport, Report, TransferReport
 from tests.protocol.sites import ALICE, BOB
 
 GEOMETRY = Geometry(3 * 4096 + 5, 4096)
@@ -86,4 +89,38 @@ REPLY_BODIES: list[tuple[ReplyKind, Body]] = [
         ),
     ),
     (ReplyKind.STANDING, messages.StandingReply(known=ALICE.site_id, line="x")),
+]
+
+REPORTS = [
+    Report(
+        site="alice",
+        host="here",
+        pid=7,
+        role="requester",
+        instance="abcdefghijkl",
+        incarnation="0a" * 16,
+        software="1",
+        started_ms=1,
+        at_ms=2,
+        draining=True,
+        transfers_total=1,
+        transfers=[
+            TransferReport(
+                transfer="1-2",
+                state=State.STALLED,
+                reason=Reason.BUSY,
+                source="bob:s/a",
+                origins=[OriginShare(peer="bob", in_flight=2, left="it has another version")],
+                in_flight=[(0, 2), (4, 1)],
+            )
+        ],
+        links=[LinkReport(link="default", transport="spool", reason=Reason.SPOOL_UNAVAILABLE)],
+        peers=[PeerReport(peer="bob", requests=3, refusals={"busy": 1}, heard_ms=5)],
+        counters={"dropped_expired": 3},
+    )
+]
+
+COMMANDS = [
+    Command(incarnation="0a" * 16, action="priority", transfers=["1"], value="bulk", by="op@here"),
+    Command(incarnation="0a" * 16, action="freeze", value="peer:bob", by="op@here"),
 ]

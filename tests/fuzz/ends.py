@@ -5,8 +5,9 @@ from __future__ import annotations
 from chunkq.protocol.identity import SiteCard
 from chunkq.protocol.messages import Body
 from chunkq.protocol.origin import Gate
-from chunkq.protocol.packet import parse_request
-from chunkq.protocol.seal import ReplyOpener, ReplySealer
+from chunkq.protocol.ownsite import OwnGate
+from chunkq.protocol.packet import RequestId, RequestKind, Suite, parse_request
+from chunkq.protocol.seal import ReplyOpener, ReplySealer, seal_request
 from tests.protocol.sites import (
     ALICE,
     ALICE_CARD,
@@ -46,3 +47,20 @@ def opener(header: bytes, origin: SiteCard = BOB_CARD) -> ReplyOpener:
         recipient=origin,
         ephemeral_secret=REQUESTER_EPHEMERAL,
     )
+
+
+def admit_own(kind: RequestKind, model: type[Body], body: bytes) -> Body:
+    """What Bob makes of a body that another process of his signed and sealed for him."""
+    gate = OwnGate(kind, model, lambda site_id: BOB if site_id == BOB.site_id else None)
+    packet = seal_request(
+        keys=BOB,
+        recipient=BOB_CARD,
+        ephemeral_secret=REQUESTER_EPHEMERAL,
+        kind=kind,
+        request_id=RequestId(1, 1),
+        issued_ms=WALL_MS,
+        expires_ms=WALL_MS + 1000,
+        body=body,
+        suite=Suite.XCHACHA20POLY1305,
+    )
+    return gate.admit(packet, 0.0, WALL_MS)

@@ -6,6 +6,8 @@ own keys: what it signs and seals is anything at all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from chunkq.errors import BadSignature
 from chunkq.protocol import cbor, messages
 from chunkq.protocol.bundle import (
@@ -15,6 +17,7 @@ from chunkq.protocol.bundle import (
     check_content,
     open_bundle,
 )
+from chunkq.protocol.control import Command
 from chunkq.protocol.digest import domain_digest
 from chunkq.protocol.identity import SiteCard, exchange_public
 from chunkq.protocol.limits import (
@@ -28,6 +31,7 @@ from chunkq.protocol.messages import Body, RefusalReason
 from chunkq.protocol.origin import BODIES
 from chunkq.protocol.packet import ReplyKind, RequestKind, parse_reply
 from chunkq.protocol.packing import pack, unpack
+from chunkq.protocol.report import Report
 from chunkq.protocol.succession import (
     ACCEPTED_DOMAIN,
     CARD_DOMAIN,
@@ -39,8 +43,8 @@ from chunkq.protocol.succession import (
     decode_statement,
 )
 from chunkq.runtime.resuming import read_manifest
-from tests.fuzz.bodies import REPLY_BODIES, REQUEST_BODIES, head_of_four
-from tests.fuzz.ends import admit, opener, sealer
+from tests.fuzz.bodies import COMMANDS, REPLY_BODIES, REPORTS, REQUEST_BODIES, head_of_four
+from tests.fuzz.ends import admit, admit_own, opener, sealer
 from tests.fuzz.target import Target
 from tests.protocol.sites import ALICE, ALICE_CARD, BOB, BOB_CARD, make_request
 
@@ -48,7 +52,7 @@ ASKED = asked_digest("s", [("a", ["x", "y", "z"])])
 ASKED_COUNT = 3
 #: What unpacking may give at most in these targets: a chunk of this size was asked for.
 CHUNK_BYTES = 64 * KIB
-_KINDS = list(RequestKind)
+_KINDS = list(BODIES)
 _REPLY_KINDS = list(ReplyKind)
 _SEALER = sealer()
 
@@ -243,7 +247,24 @@ def _page_of(data: bytes) -> object:
     return verify_page(head, 0, data[: 4 * DIGEST_SIZE_BYTES])
 
 
+def _own(kind: RequestKind, model: type[Body]) -> Callable[[bytes], object]:
+    """Any body that is signed and sealed by a process of one's own site, of another version."""
+
+    def heard(data: bytes) -> object:
+        return admit_own(kind, model, data[: 32 * KIB])
+
+    return heard
+
+
 TARGETS = [
+    Target(
+        "report", _own(RequestKind.REPORT, Report), lambda: [cbor.encode(each) for each in REPORTS]
+    ),
+    Target(
+        "control",
+        _own(RequestKind.CONTROL, Command),
+        lambda: [cbor.encode(each) for each in COMMANDS],
+    ),
     Target("signed-request", _request, _request_seeds),
     Target("sealed-body", _reply, _reply_seeds),
     Target("zstd-frame", _frame, _frame_seeds),

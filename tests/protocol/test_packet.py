@@ -190,7 +190,7 @@ def test_request_id_outside_64_bits_is_malformed(epoch: int, counter: int) -> No
         pytest.param(changed(request_packet(), 0, b"CKQ2"), id="magic"),
         pytest.param(changed(request_packet(), 0, b"CKQR"), id="magic-of-a-reply"),
         pytest.param(changed(request_packet(), 4, b"\0"), id="kind-0"),
-        pytest.param(changed(request_packet(), 4, b"\x09"), id="kind-9"),
+        pytest.param(changed(request_packet(), 4, b"\x0b"), id="kind-11"),
         pytest.param(changed(request_packet(), 5, b"\0"), id="suite-0"),
         pytest.param(changed(request_packet(), 5, b"\x03"), id="suite-3"),
         pytest.param(changed(request_packet(), 6, b"\0\1"), id="flags"),

@@ -13,6 +13,7 @@ from chunkq.protocol.condition import Reason, State
 from chunkq.protocol.report import MAX_TRANSFERS, Report
 from chunkq.protocol.transfer_events import Waiting
 from chunkq.runtime.origin import OriginWorker
+from chunkq.runtime.ownsite import ControlDesk
 from chunkq.runtime.peer import Requester
 from chunkq.runtime.progress import Observation, Progress
 from chunkq.runtime.reporting import IDLE_S, MAX_LOOKS, LinkEnd, Reporter, Who
@@ -78,6 +79,9 @@ class Ends:
         return iter(())
 
     def requesters(self) -> Iterator[Requester]:
+        return iter(())
+
+    def desks(self) -> Iterator[ControlDesk]:
         return iter(())
 
 
