@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -17,13 +18,16 @@ from chunkq.api.past import Past
 from chunkq.api.pieces import pieces_of
 from chunkq.api.processes import (
     Processes,
+    link_troubles,
     origin_views,
     peer_counts,
     refused_views,
     worker_views,
 )
+from chunkq.api.queues import Queues
 from chunkq.api.rows import STAGED
 from chunkq.api.views import (
+    DeadLetterView,
     Filter,
     Moment,
     Outcome,
@@ -31,6 +35,7 @@ from chunkq.api.views import (
     PeerView,
     Pieces,
     Query,
+    QueueView,
     RefusedView,
     TransferRow,
     TransferView,
@@ -38,7 +43,7 @@ from chunkq.api.views import (
 )
 from chunkq.compose import ref_of
 from chunkq.errors import NotFound
-from chunkq.protocol.condition import State
+from chunkq.protocol.condition import Reason, State
 from chunkq.protocol.identity import fingerprint
 from chunkq.protocol.names import STAGING_NAME
 from chunkq.protocol.report import Report
@@ -46,6 +51,7 @@ from chunkq.settings import Registry, Settings
 from chunkq.storage.control import Kind
 from chunkq.storage.dropping import remove_staging
 from chunkq.storage.history import History
+from chunkq.storage.instances import instance_labels
 from chunkq.storage.jobs import JobStore
 from chunkq.storage.journal import Event, Journal
 from chunkq.storage.recorder import Recorder
@@ -54,6 +60,8 @@ from chunkq.storage.staging import MANIFEST_SUFFIX, PART_SUFFIX, STATE_SUFFIX
 from chunkq.storage.stagingindex import Key, StagingIndex
 from chunkq.storage.transfers import read_state
 
+#: The instance of the mailbox that processes of other hosts report to.
+STATUS: Final = "status"
 _ACTIVE: Final = frozenset(
     {State.OPENING, State.RUNNING, State.RECOVERING, State.VERIFYING, State.PUBLISHING}
 )
@@ -100,6 +108,7 @@ class Operations:
             self._first_id,
             wall_ns=wall_ns,
         )
+        self._queues = Queues(settings, self._alias_of, wall_ms=self._now_ms)
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -202,6 +211,39 @@ class Operations:
         """What was refused and dropped, the most first."""
         with self._lock:
             return refused_views(self._processes)
+
+    # ------------------------------------------------------------ links
+
+    async def queues(self) -> list[QueueView]:
+        """This site's queues on all links; a link that cannot be looked at says why."""
+        with self._lock:
+            instances = [each.instance for each in self._processes]
+            troubles = link_troubles(self._processes, self._now_ms())
+        blocked = {
+            link: each.detail
+            for link, each in troubles.items()
+            if each.reason is Reason.BROKER_BLOCKED
+        }
+        known = await asyncio.to_thread(instance_labels, self.settings.directories.state)
+        return await self._queues.queues(sorted({*instances, *known, STATUS}), blocked)
+
+    async def dead_letters(self) -> list[DeadLetterView]:
+        """Requests to this site that no worker could take, counted by sender and reason."""
+        return await self._queues.dead_letters()
+
+    async def requeue(self, link: str, sender: str, reason: str, by: str = "") -> int:
+        """Give them another chance; empty words mean all. How many. Raises `ChunkqError`."""
+        count = await self._queues.requeue(link, sender, reason)
+        detail = _told_of(count, sender, reason)
+        await asyncio.to_thread(self._tell, "dead_letters_requeued", link, by, detail)
+        return count
+
+    async def discard(self, link: str, sender: str, reason: str, by: str = "") -> int:
+        """Remove them for good; empty words mean all. How many. Raises `ChunkqError`."""
+        count = await self._queues.discard(link, sender, reason)
+        detail = _told_of(count, sender, reason)
+        await asyncio.to_thread(self._tell, "dead_letters_discarded", link, by, detail)
+        return count
 
     # ------------------------------------------------------------ what was
 
@@ -324,6 +366,10 @@ class Operations:
             for thing, each in self._store.control.frozen().items()
         }
 
+    def _alias_of(self, key: bytes) -> str | None:
+        peer = self._registry.peer_by_key(key)
+        return None if peer is None else peer.alias
+
     def _first_id(self, alias: str) -> bytes | None:
         peer = self._registry.peers.get(alias)
         return None if peer is None else ref_of(peer).first_id
@@ -338,6 +384,11 @@ class Operations:
             return None
         said = self._board.said(row.id)
         return pieces_of(state.bitmap, said.transfer.in_flight if said and said.fresh else ())
+
+
+def _told_of(count: int, sender: str, reason: str) -> str:
+    words = [f"{count} requests", f"of {sender}" if sender else "", reason]
+    return " ".join(filter(None, words))
 
 
 def _files(keys: list[Key]) -> tuple[str, ...]:

@@ -242,7 +242,10 @@ class RefusedView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetterView:
-    """Requests that no worker could take, by sender; `queue` and `link` where they lie."""
+    """Requests that no worker could take, by sender; `queue` and `link` where they lie.
+
+    `problem`: why nothing is known of the link's, as a sentence, or empty.
+    """
 
     link: str
     queue: str
@@ -250,6 +253,7 @@ class DeadLetterView:
     reason: str
     count: int
     oldest_ms: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from chunkq.compose.origin import OfferedShares, RegistryDirectory, origin_worke
 from chunkq.compose.peers import ref_of
 from chunkq.compose.process import load_identity, prepare_process
 from chunkq.compose.requester import Fetcher
+from chunkq.compose.viewing import make_viewer
 from chunkq.protocol.identity import SiteCard
 from chunkq.telemetry.logs import write as write_log
 
@@ -19,6 +20,7 @@ __all__ = [
     "load_identity",
     "make_own_spool",
     "make_transport",
+    "make_viewer",
     "origin_worker",
     "prepare_process",
     "ref_of",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from chunkq.ports import (
     Clock,
@@ -16,6 +16,10 @@ from chunkq.protocol.limits import (
 from chunkq.settings import Link, Settings
 from chunkq.storage.mapping import storage_errors
 from chunkq.transport.limited import ByteRate, LimitedTransport
+
+if TYPE_CHECKING:
+    from chunkq.transport.rabbitmq import RabbitMQOptions
+    from chunkq.transport.spool import SpoolOptions
 
 #: A spool is its owner's, or a group's whose new files stay the group's.
 PRIVATE_SPOOL_MODE: Final = 0o700
@@ -47,30 +51,39 @@ async def close_link(link: Link, transport: Transport, log: Log) -> None:
 
 def _make_carrier(link: Link, site: str, clock: Clock) -> Transport:
     if link.transport == "spool":
-        from chunkq.transport.spool import SpoolOptions, SpoolTransport
+        from chunkq.transport.spool import SpoolTransport
 
-        options = SpoolOptions(
-            root=link.spool_path,
-            site=site,
-            max_message_bytes=link.max_message_bytes,
-            dir_mode=SHARED_SPOOL_MODE if link.shared_group else PRIVATE_SPOOL_MODE,
-        )
-        return SpoolTransport(options, clock)
-    from chunkq.transport.rabbitmq import RabbitMQOptions, RabbitMQTransport, frame_max_for
+        return SpoolTransport(spool_options(link, site), clock)
+    from chunkq.transport.rabbitmq import RabbitMQTransport
 
-    return RabbitMQTransport(
-        RabbitMQOptions(
-            url=link.url,
-            site=site,
-            waiting_bytes=WAITING_BYTES,
-            max_message_bytes=link.max_message_bytes,
-            frame_max=frame_max_for(link.slowest_rate_bytes_per_s),
-            tls_ca=_text(link.ca),
-            tls_cert=_text(link.cert),
-            tls_key=_text(link.key),
-            external=link.external,
-            by_policy=link.by_policy,
-        )
+    return RabbitMQTransport(rabbitmq_options(link, site))
+
+
+def spool_options(link: Link, site: str) -> SpoolOptions:
+    from chunkq.transport.spool import SpoolOptions
+
+    return SpoolOptions(
+        root=link.spool_path,
+        site=site,
+        max_message_bytes=link.max_message_bytes,
+        dir_mode=SHARED_SPOOL_MODE if link.shared_group else PRIVATE_SPOOL_MODE,
+    )
+
+
+def rabbitmq_options(link: Link, site: str) -> RabbitMQOptions:
+    from chunkq.transport.rabbitmq import RabbitMQOptions, frame_max_for
+
+    return RabbitMQOptions(
+        url=link.url,
+        site=site,
+        waiting_bytes=WAITING_BYTES,
+        max_message_bytes=link.max_message_bytes,
+        frame_max=frame_max_for(link.slowest_rate_bytes_per_s),
+        tls_ca=_text(link.ca),
+        tls_cert=_text(link.cert),
+        tls_key=_text(link.key),
+        external=link.external,
+        by_policy=link.by_policy,
     )
 
 

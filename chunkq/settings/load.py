@@ -104,7 +104,8 @@ def show(loaded: Loaded) -> Iterator[tuple[str, object, Source]]:
     yield "name", loaded.settings.name, loaded.source("name")
     for name, link in loaded.settings.links.items():
         for key, value in _show_fields(link, skip=("name",)):
-            shown = link.safe_url if key == "url" else value
+            masked = {"url": link.safe_url, "management": link.safe_management}
+            shown = masked.get(key, value)
             yield f"links.{name}.{key}", shown, loaded.source(f"links.{name}.{key}")
     for share, mirrors in loaded.settings.mirrors.items():
         yield f"mirrors.{share}", list(mirrors), loaded.source(f"mirrors.{share}")

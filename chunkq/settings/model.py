@@ -92,6 +92,9 @@ class Link(Model):
 
     `by_policy`: the broker's administrator limits the queues by policies, so they are declared
     without arguments. `shared_group`: the spool's directories are open to their group.
+
+    `management`: `http://user:password@host:15672`, the broker's management API with an operator's
+    login, for what `chunkq` shows of queues and does with dead letters.
     """
 
     name: Label = DEFAULT_LINK
@@ -118,6 +121,12 @@ class Link(Model):
     external: bool = False
     by_policy: bool = False
     shared_group: bool = False
+    management: str | None = Field(default=None, repr=False)
+
+    @property
+    def safe_management(self) -> str | None:
+        """The management URL without its password."""
+        return None if self.management is None else mask_url(self.management)
 
     @property
     def transport(self) -> Literal["spool", "rabbitmq"]:
@@ -163,12 +172,14 @@ class Link(Model):
         if self.burst_bytes is not None and self.slowest_rate_bytes_per_s is None:
             raise ValueError("burst has no effect without send_rate or receive_rate")
         self._check_keys_belong()
+        if self.management is not None:
+            _check_management(self.management)
         return self
 
     def _check_keys_belong(self) -> None:
         """A key that has no effect on this kind of link was meant for another."""
         wanted = {"ca": "amqps", "cert": "amqps", "key": "amqps", "external": "amqps"}
-        wanted |= {"by_policy": "amqp", "shared_group": "spool"}
+        wanted |= {"by_policy": "amqp", "shared_group": "spool", "management": "amqp"}
         for word, scheme in wanted.items():
             if getattr(self, word) and not self.url.startswith(scheme):
                 raise ValueError(f"{word} is for {scheme}:// links, not to {self.safe_url}")
@@ -338,6 +349,20 @@ def _check_url(url: str) -> None:
     """Raises `ValueError`, never with the password in it."""
     for each in node_urls(url):
         _check_node_url(each)
+
+
+def _check_management(url: str) -> None:
+    """Raises `ValueError`, never with the password in it."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment:
+        raise ValueError(
+            f"management {mask_url(url)} is no URL of a management API; write"
+            " http://user:password@host:15672"
+        )
 
 
 def _check_node_url(url: str) -> None:

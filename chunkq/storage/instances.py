@@ -77,6 +77,16 @@ def claim_instance(
     raise StorageError(f"{path}: no free label was found", hint="remove files from that directory")
 
 
+def instance_labels(state_dir: str | os.PathLike[str]) -> list[str]:
+    """The labels of all requesters that ever ran here. Raises `StorageError`."""
+    path = os.path.join(os.path.abspath(state_dir), DIRECTORY_NAME)
+    with storage_errors("readdir", path):
+        try:
+            return sorted(name for name in os.listdir(path) if _LABEL.fullmatch(name))
+        except FileNotFoundError:
+            return []
+
+
 def _candidates(
     directory_fd: int, path: str, prefer: str | None, entropy: Callable[[int], bytes]
 ) -> Iterator[str]:
