@@ -6,6 +6,7 @@ import asyncio
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
@@ -174,6 +175,10 @@ class Operations:
     def peers(self) -> list[PeerView]:
         """Every pinned peer, by alias."""
         rows = self._board.rows.values()
+        states = Counter((row.peer, row.state) for row in rows)
+        fetched: Counter[str] = Counter()
+        for row in rows:
+            fetched[row.peer] += row.done_bytes
         with self._lock:
             counts = peer_counts(self._processes)
             frozen = self._frozen()
@@ -181,7 +186,6 @@ class Operations:
         found = []
         for alias, peer in peers:
             told = counts.get(alias)
-            own = [row for row in rows if row.peer == alias]
             found.append(
                 PeerView(
                     alias=alias,
@@ -190,10 +194,10 @@ class Operations:
                     fingerprint=fingerprint(peer.card),
                     frozen=("peer", alias) in frozen,
                     trouble=peer.detail if peer.trouble else "",
-                    active=sum(row.state in _ACTIVE for row in own),
-                    waiting=sum(row.state in _WAITING for row in own),
-                    failed=sum(row.state is State.FAILED for row in own),
-                    fetched_bytes=sum(row.done_bytes for row in own),
+                    active=sum(states[alias, state] for state in _ACTIVE),
+                    waiting=sum(states[alias, state] for state in _WAITING),
+                    failed=states[alias, State.FAILED],
+                    fetched_bytes=fetched[alias],
                     served_bytes=told.sent_bytes if told else 0,
                     requests=told.requests if told else 0,
                     refusals=told.refusals if told else {},

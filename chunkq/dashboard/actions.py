@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from chunkq.api.views import Filter
+from chunkq.api.views import Filter, Outcome
 from chunkq.dashboard.addresses import Fields, fields, filter_of, first
-from chunkq.dashboard.board import Board, Kind, Outcome
+from chunkq.dashboard.board import Board
 from chunkq.errors import ChunkqError, UsageError
+from chunkq.storage.control import Kind
 
 #: Refusals told one by one; more are counted.
 MAX_TOLD: Final = 5

@@ -42,7 +42,7 @@ class Refresher:
 
     async def look(self) -> None:
         try:
-            await asyncio.to_thread(self._board.refresh)
+            await asyncio.to_thread(self._refresh)
         except ChunkqError as error:
             if error.message != self.trouble:
                 write_log("refresh_failed", level="warning", detail=error.message)
@@ -53,6 +53,11 @@ class Refresher:
         self.generation += 1
         async with self._looked:
             self._looked.notify_all()
+
+    def _refresh(self) -> None:
+        """History first: what was done with shows there before it goes from the list."""
+        self._board.record()
+        self._board.refresh()
 
     async def after(self, generation: int, limit_s: float) -> None:
         """Wait for a look later than that one, or for so long."""

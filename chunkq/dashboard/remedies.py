@@ -50,14 +50,16 @@ def steerable(row: TransferRow) -> bool:
 def can(row: TransferRow) -> frozenset[str]:
     """The verbs that mean something to a transfer in its state."""
     if not steerable(row):
-        return frozenset()
+        return frozenset() if row.instance else frozenset({"drop"})
     if row.state in _UNDER_WAY:
-        return frozenset({"pause", "cancel", "drop", "urgent", "normal", "bulk"} - {row.priority})
+        able = {"pause", "cancel", "drop", "urgent", "normal", "bulk"} - {row.priority}
+        # one that waits before its next try may be tried at once
+        return frozenset(able | {"retry"} if row.retries and not row.instance else able)
     if row.state is State.PAUSED:
         return frozenset({"resume", "cancel", "drop"})
     if row.state is State.FAILED:
         return frozenset({"retry", "cancel", "drop"})
-    return frozenset({"retry"}) if row.state is State.CANCELLED else frozenset()
+    return frozenset({"retry", "drop"}) if row.state is State.CANCELLED else frozenset()
 
 
 def stuck(row: TransferRow) -> bool:
@@ -82,8 +84,6 @@ def for_reason(
         offered.append(Remedy("resume", "Resume"))
     if state in _UNDER_WAY:
         offered.append(Remedy("pause", "Pause"))
-    if state in (State.FAILED, State.PAUSED):
-        offered.append(Remedy("cancel", "Cancel"))
     return tuple(offered)
 
 

@@ -18,6 +18,7 @@ from chunkq.dashboard.secret import load_secret
 from chunkq.dashboard.serving import serve
 from chunkq.dashboard.shared import Place
 from chunkq.settings import Settings
+from chunkq.storage.journal import Event, Journal, What
 from chunkq.telemetry.logs import write as write_log
 
 #: Who acts where nobody is logged in; the page's own deeds in the audit.
@@ -45,8 +46,14 @@ async def run(
     host = socket.gethostname()
     operations = await asyncio.to_thread(Operations, settings, by=f"{_BY}@{host}")
 
+    journal = Journal(settings.directories.state)
+
+    def note(what: What, detail: str) -> None:
+        journal.add(Event(at_ms=_now_ms(), what=what, by=f"{_BY}@{host}", detail=detail))
+
     def log_in_refused(address: str) -> None:
         write_log("login_refused", level="warning", address=address)
+        note("login_refused", f"from {address}")
 
     place = Place(
         site=settings.site_name,
@@ -59,6 +66,8 @@ async def run(
         log_in_refused=log_in_refused,
     )
     app, shared = create_app(cast("Board", operations), place, _access(settings))
+
+    await asyncio.to_thread(note, "dashboard_started", listening.address(port))
 
     def on_end() -> None:
         shared.streams.ending = True

@@ -30,7 +30,7 @@ _COUNTED: Final = (
     State.CANCELLED,
 )
 #: Buttons that a group may have, by their verbs; others are named by what they thaw.
-_VERBS: Final = ("retry", "resume", "pause", "cancel")
+_VERBS: Final = ("retry", "resume", "pause")
 _MOVING: Final = frozenset(
     {State.OPENING, State.RUNNING, State.RECOVERING, State.VERIFYING, State.PUBLISHING}
 )

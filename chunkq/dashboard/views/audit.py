@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from chunkq.api.views import Moment, Query
@@ -17,7 +18,7 @@ _PLAIN: Final = Query()
 
 async def build(asked: Asked) -> Live:
     query = query_of(asked.given)
-    page = asked.board.audit(query.page, query.rows)
+    page = await asyncio.to_thread(asked.board.audit, query.page, query.rows)
     return Live(
         values=pager(page, query, PATH, _PLAIN),
         lists={

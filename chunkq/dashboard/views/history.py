@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -27,7 +28,7 @@ COLUMNS: Final = (
 
 async def build(asked: Asked) -> Live:
     query = query_of(asked.given, PLAIN)
-    page = asked.board.history(query)
+    page = await asyncio.to_thread(asked.board.history, query)
     return Live(
         values=pager(page, query, PATH, PLAIN),
         lists={"history": {row.id: rows.transfer_cells(row, asked.now_ms) for row in page.rows}},
