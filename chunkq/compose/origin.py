@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -57,8 +58,8 @@ class RegistryDirectory:
         peer = self._registry.peer_by_key(site_id)
         return None if peer is None else ref_for(peer, site_id, self._clock.wall_ms())
 
-    def heed(self, statement: Said) -> Heard:
-        return self._trust(statement)
+    async def heed(self, statement: Said) -> Heard:
+        return await asyncio.to_thread(self._trust, statement)
 
     def share(self, peer: PeerRef, share: str, path: str) -> Share | None:
         if not self._registry.allows(peer.alias, share, path):
@@ -120,7 +121,8 @@ class OfferedShares:
         found = (ref_for(peer, site_id, now_ms) for peer in self.peers().values())
         return next((ref for ref in found if ref is not None), None)
 
-    def heed(self, statement: Said) -> Heard:
+    async def heed(self, statement: Said) -> Heard:
+        # On the loop, as `find`: it is the program that decides, and its things are the loop's.
         return self.trust(statement)
 
     def share(self, peer: PeerRef, share: str, path: str) -> Share | None:

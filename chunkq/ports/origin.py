@@ -119,8 +119,8 @@ class Directory(Protocol):
         """The preferred chunk size in bytes."""
         ...
 
-    def heed(self, statement: Said) -> Heard:
-        """Let a peer's statement about its keys have its effect; blocks.
+    async def heed(self, statement: Said) -> Heard:
+        """Let a peer's statement about its keys have its effect.
 
         Raises `StatementInvalid` where it has none, `StorageError`.
         """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from chunkq.errors import IdentityError, StatementInvalid, StorageError
 from chunkq.ports import Directory, Heard, Identity, Log, PeerRef
 from chunkq.protocol.messages import Receipt, Request, StandingReply, Statement
@@ -36,7 +34,7 @@ class Statements:
         try:
             said = decode_statement(body.line)
             _check_teller(admitted, said)
-            heard = await asyncio.to_thread(self._directory.heed, said)
+            heard = await self._directory.heed(said)
         except StatementInvalid as error:
             self._log("statement_refused", level="warning", detail=error.message)
             return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -32,6 +33,8 @@ class Program:
     file: Path
     news: list[KeyNews] = field(default_factory=list)
     follows: bool = True
+    #: Where it was told.
+    threads: set[int] = field(default_factory=set)
 
     @classmethod
     @asynccontextmanager
@@ -70,6 +73,7 @@ class Program:
 
     def on_keys(self, news: KeyNews) -> bool:
         self.news.append(news)
+        self.threads.add(threading.get_ident())
         if not self.follows:
             return False
         if news.kind == "succession":
@@ -115,6 +119,7 @@ async def test_a_program_hears_of_new_keys_and_follows(
     assert b"north" == await fetch(south, "north:files/x", tmp_path / "a")
     assert b"south" == await fetch(north, "south:files/x", tmp_path / "b")
     assert 1 == len(south.news)
+    assert {threading.get_ident()} == south.threads
 
 
 async def test_new_keys_are_heard_of_in_passing(

@@ -104,7 +104,7 @@ class Pinned:
     def chunk_size(self, share: str) -> int:
         return self.chunk_size_bytes
 
-    def heed(self, statement: Said) -> Heard:
+    async def heed(self, statement: Said) -> Heard:
         raise AssertionError("nobody changes keys here")
 
 

@@ -80,7 +80,7 @@ class Pinned:
     def chunk_size(self, share: str) -> int:
         return CHUNK_BYTES
 
-    def heed(self, statement: Said) -> Heard:
+    async def heed(self, statement: Said) -> Heard:
         raise AssertionError("nobody changes keys here")
 
 
