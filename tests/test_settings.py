@@ -34,6 +34,7 @@ from chunkq.settings.quantity import (
     show_size,
 )
 from chunkq.settings.template import render_config
+from chunkq.transport.rabbitmq.options import RabbitMQOptions, endpoints
 
 
 @pytest.fixture
@@ -351,6 +352,19 @@ def test_no_password_is_ever_shown(home: Directories) -> None:
     assert "s3cret" not in repr(loaded)
     assert "s3cret" not in str(caught.value)
     assert "***" in str(caught.value)
+
+
+@pytest.mark.parametrize("password", ["s3cret/", "12/s3cret", "s3cret?x", "a,b/s3cret", "s3cret℀"])
+def test_no_part_of_a_password_is_told(home: Directories, password: str) -> None:
+    """Not by settings, not by the transport: made-up passwords have such characters in them."""
+    url = f"amqp://alpha:{password}@broker/v"
+    with pytest.raises(ConfigError) as read_so:
+        read(home, {"CHUNKQ_LINK_URL": url})
+    with pytest.raises(ConfigError) as used_so:
+        endpoints(RabbitMQOptions(url=url, site="alpha"))
+    for told in (read_so, used_so):
+        assert "s3" not in str(told.value)
+        assert "is written %2F" in str(told.value)
 
 
 def test_masking_survives_odd_passwords() -> None:

@@ -4,6 +4,7 @@
 are on disk right now. Whoever embeds chunkq may build `Settings` directly instead.
 """
 
+from chunkq.protocol.brokerurl import mask_url
 from chunkq.settings.load import Loaded, Source, load, show
 from chunkq.settings.model import (
     DEFAULT_LINK,
@@ -15,7 +16,6 @@ from chunkq.settings.model import (
     RequesterSettings,
     Settings,
     check_link_url,
-    mask_url,
     spool_url,
 )
 from chunkq.settings.places import Directories

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from chunkq.errors import ConfigError, UsageError
-from chunkq.protocol.brokerurl import node_urls
+from chunkq.protocol.brokerurl import check_whole, mask_url, node_urls, split_url
 from chunkq.protocol.limits import (
     COMMIT_BYTES,
     COMMIT_INTERVAL_MS,
@@ -340,13 +340,12 @@ def check_link_url(url: str) -> None:
         raise UsageError(str(error)) from None
 
 
-def mask_url(url: str) -> str:
-    """The URL with its password replaced by `***`, also where the URL is malformed."""
-    return re.sub(r"(?is)^([a-z0-9+.-]+://[^:/@]*):.*@", r"\1:***@", url)
-
-
 def _check_url(url: str) -> None:
     """Raises `ValueError`, never with the password in it."""
+    try:
+        check_whole(url)
+    except ValueError as error:
+        raise ValueError(f"url {mask_url(url)} {error}") from None
     for each in node_urls(url):
         _check_node_url(each)
 
@@ -368,10 +367,9 @@ def _check_management(url: str) -> None:
 def _check_node_url(url: str) -> None:
     shown = mask_url(url)
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        parts = split_url(url)
     except ValueError as error:
-        raise ValueError(f"url {shown} does not parse: {error}") from None
+        raise ValueError(f"url {shown} {error}") from None
     if parts.scheme == "spool":
         if parts.netloc or not parts.path.startswith("/"):
             raise ValueError(f"url {shown}: write spool:/// and an absolute path (three slashes)")
@@ -380,5 +378,5 @@ def _check_node_url(url: str) -> None:
         raise ValueError(f"url {shown}: it begins with spool:///, amqp:// or amqps://")
     if not parts.hostname:
         raise ValueError(f"url {shown} names no host")
-    if port == 0:
+    if parts.port == 0:
         raise ValueError(f"url {shown}: port 0 is none")

@@ -235,8 +235,9 @@ def _link_url(data: bytes) -> object:
         return str(error)
     if link.transport == "spool":
         return SpoolOptions(root=link.spool_path, site="alice")
-    assert "hunter2" not in link.safe_url
-    return endpoints(RabbitMQOptions(url=url, site="alice"))
+    found = endpoints(RabbitMQOptions(url=url, site="alice"))
+    assert f":{found[0].password}@" not in link.safe_url
+    return found
 
 
 _VARIABLES = [name.removeprefix(PREFIX) for name in sorted(_variables())]

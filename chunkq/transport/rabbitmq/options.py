@@ -6,13 +6,13 @@ import re
 import ssl
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
 import pika
 from pika.credentials import ExternalCredentials, PlainCredentials
 
 from chunkq.errors import ConfigError
-from chunkq.protocol.brokerurl import node_urls
+from chunkq.protocol.brokerurl import check_whole, node_urls, split_url
 from chunkq.protocol.limits import KIB, MAX_REPLY_BODY_SIZE_BYTES, MIB
 
 #: A reply's largest body and its header: under the 16 MiB that RabbitMQ 4 takes by default.
@@ -123,15 +123,18 @@ def frame_max_for(bytes_per_s: float | None) -> int:
 
 def endpoints(options: RabbitMQOptions) -> tuple[Endpoint, ...]:
     """The nodes that the URL names, at least one. The password is in no message."""
+    try:
+        check_whole(options.url)
+    except ValueError as error:
+        raise ConfigError(f"the broker's URL {error}") from None
     return tuple(_endpoint(options, url) for url in node_urls(options.url))
 
 
 def _endpoint(options: RabbitMQOptions, url: str) -> Endpoint:
     try:
-        parts = urlsplit(url)
-        port = parts.port
+        parts = split_url(url)
     except ValueError as error:
-        raise ConfigError(f"the broker's URL does not parse: {error}") from None
+        raise ConfigError(f"the broker's URL {error}") from None
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ConfigError(
             "the broker's URL must begin with amqp:// or amqps:// and name a host",
@@ -153,7 +156,7 @@ def _endpoint(options: RabbitMQOptions, url: str) -> Endpoint:
         raise ConfigError("TLS files are given, but the broker's URL does not begin with amqps://")
     return Endpoint(
         host=parts.hostname,
-        port=port or _PORTS[parts.scheme],
+        port=parts.port or _PORTS[parts.scheme],
         tls=parts.scheme == "amqps",
         user=options.site if options.external else unquote(parts.username or "guest"),
         password=unquote(parts.password or "guest"),
