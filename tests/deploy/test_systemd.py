@@ -68,7 +68,7 @@ def test_the_units_are_tight(units: Path, service: str) -> None:
     assert 0 == found.returncode, found.stdout
 
 
-@pytest.mark.parametrize("service", ["chunkq-origin@.service", "chunkq-requester.service"])
+@pytest.mark.parametrize("service", sorted(path.name for path in UNITS.glob("*.service")))
 def test_what_is_started_is_a_command_of_chunkq(units: Path, service: str) -> None:
     """With the arguments that it takes."""
     (line,) = re.findall(r"^ExecStart=(.+)$", (units / service).read_text(), re.MULTILINE)
