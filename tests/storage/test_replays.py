@@ -553,3 +553,30 @@ def test_a_damaged_record_that_cannot_be_replaced_yet_holds_nobody_up(
     with open(the_file(path), "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert store.record(PEER, request(1, LATER))
+
+
+def test_what_a_backup_of_the_record_is_worth(path: Path) -> None:
+    """An old one that is put back knows nothing of what came after it; without one all that was
+    begun before is refused. So the runbook says to leave it out.
+    """
+    request, later = RequestId(EPOCH, 1), RequestId(EPOCH + 1, 1)
+    with_backup = open_store(path)
+    with_backup.create(PEER)
+    assert with_backup.record(PEER, request)
+    (file,) = path.iterdir()
+    backup = file.read_bytes()
+    assert with_backup.record(PEER, later)
+    with_backup.close()
+
+    file.write_bytes(backup)
+    restored = open_store(path)
+    assert (True, False) == (restored.seen(PEER, request), restored.seen(PEER, later))
+    restored.close()
+
+    file.unlink()
+    lost = open_store(path)
+    for each in (request, later):
+        with pytest.raises(EpochLost):
+            lost.record(PEER, each)
+    assert lost.record(PEER, RequestId(LATER, 1))
+    lost.close()
