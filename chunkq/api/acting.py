@@ -1,7 +1,7 @@
 """What an operator does to transfers, by filter; all of it is journaled with who did it.
 
 A transfer that a process has in hand gets a wish, and that process writes the line when it has done
-as it was told; for all others the line is written here.
+as it was told; for other jobs the store does, and here what is about staging alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from chunkq.api.views import Filter, Outcome, TransferRow
 from chunkq.errors import ChunkqError, StorageError, UsageError
 from chunkq.protocol.condition import State
 from chunkq.protocol.priority import priority_word
-from chunkq.storage.job import Job, JobState
 from chunkq.storage.jobs import JobStore
 from chunkq.storage.journal import Event, Journal
 
@@ -30,13 +29,6 @@ _MEANT: Final[dict[Action, frozenset[State]]] = {
     "retry": frozenset({State.FAILED, State.CANCELLED}),
     "cancel": _OPEN,
     "priority": _OPEN,
-}
-_DONE: Final[dict[Action, str]] = {
-    "pause": "paused",
-    "resume": "resumed",
-    "retry": "retried",
-    "cancel": "cancelled",
-    "priority": "priority",
 }
 
 #: Tells a process of another host, which does there what would be done here. It raises
@@ -120,23 +112,18 @@ class Actions:
             )
 
     def _job(self, job_id: str, action: Action, by: str, word: str, *, drop: bool) -> None:
+        """The store, or the process that has the job, tells the journal."""
         store = self._store
-        before = store.find(job_id)
-        after: Job
         if action == "pause":
-            after = store.pause(job_id, by)
+            store.pause(job_id, by)
         elif action == "resume":
-            after = store.resume(job_id, by)
+            store.resume(job_id, by)
         elif action == "retry":
-            after = store.retry(job_id, by)
+            store.retry(job_id, by)
         elif action == "cancel":
-            after = store.cancel(job_id, by, drop=drop)
+            store.cancel(job_id, by, drop=drop)
         else:
-            after = store.set_priority(job_id, word, by)
-        same = before is not None and before.revision == after.revision
-        if after.state is not JobState.RUNNING and not same:
-            detail = word or ("what had come was removed" if drop else "")
-            self._tell(_DONE[action], job_id, by, detail=detail)
+            store.set_priority(job_id, word, by)
 
     def _tell(self, what: str, transfer: str, by: str, detail: str = "") -> None:
         self._journal.add(

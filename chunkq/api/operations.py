@@ -54,7 +54,7 @@ from chunkq.storage.dropping import remove_staging
 from chunkq.storage.history import History
 from chunkq.storage.instances import instance_labels
 from chunkq.storage.jobs import JobStore
-from chunkq.storage.journal import Event, Journal
+from chunkq.storage.journal import Journal
 from chunkq.storage.recorder import Recorder
 from chunkq.storage.reports import Reports
 from chunkq.storage.staging import MANIFEST_SUFFIX, PART_SUFFIX, STATE_SUFFIX
@@ -285,14 +285,10 @@ class Operations:
         """Ask nothing of a peer, or over a link, from now on. Raises `NotFound`."""
         self._check_known(kind, name)
         self._store.control.freeze(kind, name, by or self.by, why)
-        self._tell(f"{kind}_frozen", name, by, why)
 
     def thaw(self, kind: Kind, name: str, by: str = "") -> bool:
         """Go on with it; False if it was not frozen."""
-        thawed = self._store.control.thaw(kind, name)
-        if thawed:
-            self._tell(f"{kind}_thawed", name, by)
-        return thawed
+        return self._store.control.thaw(kind, name, by or self.by)
 
     def drain(self, instance: str, by: str = "") -> None:
         """Let a process take nothing new, finish what it has, and end. Raises `NotFound`."""
@@ -305,7 +301,6 @@ class Operations:
         if not process.here:
             raise NotFound(f"{instance} is on {process.report.host}: drain it there")
         self._store.control.drain(instance, by or self.by)
-        self._tell("drained", instance, by)
 
     # ------------------------------------------------------------ inside
 
@@ -314,11 +309,6 @@ class Operations:
     ) -> Outcome:
         rows = list(self._board.rows.values())
         return self._actions.act(rows, wanted, action, by or self.by, word=word, drop=drop)
-
-    def _tell(self, what: str, subject: str, by: str, detail: str = "") -> None:
-        self._journal.add(
-            Event(at_ms=self._now_ms(), what=what, subject=subject, by=by or self.by, detail=detail)
-        )
 
     def _check_known(self, kind: Kind, name: str) -> None:
         if kind == "peer":

@@ -28,13 +28,15 @@ REASONS: Final = {
     "queued": "other transfers from that peer go first",
     "clock_skew": "the clocks of both sites differ",
     "expired": "the origin asks to begin anew",
+    "peer_frozen": "frozen here",
+    "link_frozen": "frozen here",
 }
 
 
 #: Columns for which a detail is worth beginning.
 LEAST_DETAIL: Final = 20
 #: Reasons whose detail says more than they do: which quota, which disk, until when.
-TOLD: Final = frozenset({"busy", "disk_full", "queued"})
+TOLD: Final = frozenset({"busy", "disk_full", "queued", "peer_frozen", "link_frozen"})
 
 
 def size_text(size: float) -> str:

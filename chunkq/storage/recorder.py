@@ -222,6 +222,10 @@ class Recorder:
                 raise
 
 
+#: Who asked for a transfer stands in its row: to begin one is no deed of an operator.
+_ORDINARY: Final = frozenset({"queued", "started"})
+
+
 def _put_moments(connection: sqlite3.Connection, events: Iterable[Event]) -> None:
     connection.executemany(
         "INSERT INTO moments (at_ms, what, transfer, by_whom, reason, detail, subject, audit)"
@@ -235,7 +239,7 @@ def _put_moments(connection: sqlite3.Connection, events: Iterable[Event]) -> Non
                 each.reason,
                 each.detail,
                 each.subject,
-                bool(each.by) or each.what in AUDITED,
+                (bool(each.by) and each.what not in _ORDINARY) or each.what in AUDITED,
             )
             for each in events
         ),
