@@ -191,7 +191,7 @@ def test_the_template_is_valid_and_its_comments_are_the_defaults(home: Directori
     plain = read(home).settings
     text = home.config_file.read_text()
     examples = ("url", "ca =", "cert =", "key =", "request_life", "send_", "receive_", "burst")
-    examples += ('"bob:docs"',)
+    examples += ('"bob:docs"', "listen")
     lines = [
         line.removeprefix("# ")
         for line in text.splitlines()

@@ -52,7 +52,8 @@ class Reporting:
         self._fetcher = fetcher
         self._log = log
         self._store = Reports(settings.directories.state)
-        self._served: list[Served] = []
+        #: Links that are served now.
+        self.served: list[Served] = []
         self._label: Instance | None = None
         self._desk: ControlDesk | None = None
         self._status: StatusSender | None = None
@@ -66,12 +67,12 @@ class Reporting:
         """As `Sources` says: transports that are being opened included."""
         for link, transport in self._fetcher.ends():
             yield LinkEnd(link.name, link.transport, transport)
-        for served in self._served:
+        for served in self.served:
             yield LinkEnd(served.link.name, served.link.transport, served.transport)
 
     def workers(self) -> Iterator[OriginWorker]:
         """As `Sources` says."""
-        return (served.worker for served in self._served if served.worker is not None)
+        return (served.worker for served in self.served if served.worker is not None)
 
     def requesters(self) -> Iterator[Requester]:
         """As `Sources` says."""
@@ -150,11 +151,11 @@ class Reporting:
     async def serving(self, link: Link, transport: Transport) -> AsyncIterator[Served]:
         """For as long as a link is served, or tried to be."""
         served = Served(link, transport)
-        self._served.append(served)
+        self.served.append(served)
         try:
             yield served
         finally:
-            self._served.remove(served)
+            self.served.remove(served)
             if served.listening is not None:
                 served.listening.cancel()
                 await asyncio.wait((served.listening,))

@@ -44,6 +44,7 @@ from chunkq.protocol.report import Role
 from chunkq.protocol.standing import Earlier
 from chunkq.runtime.identity import FixedIdentity, identity_of
 from chunkq.runtime.listing import list_directory
+from chunkq.runtime.peer import PeerLink
 from chunkq.runtime.probing import Limits, Prober
 from chunkq.runtime.telling import tell_keys
 from chunkq.settings import DEFAULT_LINK, MAX_ORIGINS, Peer, Registry, Settings, load
@@ -177,6 +178,15 @@ class Site:
 
         answers = await asyncio.gather(*map(tell, peers))
         return {peer.alias: told for peer, told in zip(peers, answers, strict=True)}
+
+    @property
+    def peer_links(self) -> Sequence[PeerLink]:
+        """The ways to peers that are open."""
+        return self._fetcher.peers
+
+    def destinations(self) -> Sequence[str]:
+        """Directories that transfers were staged in of late. Blocks. Raises `StorageError`."""
+        return self._fetcher.places.known()
 
     @property
     def card(self) -> str:

@@ -16,6 +16,16 @@ JsonOption = Annotated[
     bool, typer.Option("--json", help="Print JSON, one object a line, each with a type.")
 ]
 
+#: Where a worker tells its metrics; instead of `[metrics] listen`.
+MetricsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics",
+        metavar="HOST:PORT",
+        help="Answer /metrics, /healthz and /readyz there, as 127.0.0.1:9753.",
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import typer
 
 from chunkq.cli import console
-from chunkq.cli.options import JsonOption, Options
+from chunkq.cli.options import JsonOption, MetricsOption, Options
 
 if TYPE_CHECKING:
     from chunkq.settings import Settings
@@ -27,17 +27,17 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(epilog=EXAMPLES)
-def serve(ctx: typer.Context, *, json: JsonOption = False) -> int:
+def serve(ctx: typer.Context, *, metrics: MetricsOption = None, json: JsonOption = False) -> int:
     """Answer the requests of peers, as shares and grants allow, until stopped."""
     options = Options.of(ctx, json=json)
-    return run(options)
+    return run(options, metrics=metrics)
 
 
-def run(options: Options) -> int:
+def run(options: Options, *, metrics: str | None = None) -> int:
     """What `workers/origin.py` runs, too."""
     from chunkq.cli.logs import configure
 
-    settings = options.load().settings
+    settings = options.load(metrics__listen=metrics).settings
     configure(settings)
     if not options.quiet and not options.json:
         _introduce(settings)
@@ -61,11 +61,12 @@ def _introduce(settings: Settings) -> None:
 
 
 async def _serve(settings: Settings) -> int:
+    from chunkq.api.metrics import telling
     from chunkq.api.site import Site
     from chunkq.cli.supervised import supervised
 
     async def work(notifier: Notifier) -> None:
-        async with Site.open(settings, role="origin") as site:
+        async with Site.open(settings, role="origin") as site, telling(site):
             await site.serve(on_ready=notifier.ready)
 
     return await supervised(work)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from chunkq.cli.options import JsonOption, Options
+from chunkq.cli.options import JsonOption, MetricsOption, Options
 
 if TYPE_CHECKING:
     from chunkq.settings import Settings
@@ -29,28 +29,30 @@ def work(
     ctx: typer.Context,
     *,
     once: bool = typer.Option(False, "--once", help="Exit when no job is left to do."),
+    metrics: MetricsOption = None,
     json: JsonOption = False,
 ) -> int:
     """Do the jobs that `chunkq get --queue` left, until stopped."""
-    return run(Options.of(ctx, json=json), once=once)
+    return run(Options.of(ctx, json=json), once=once, metrics=metrics)
 
 
-def run(options: Options, *, once: bool = False) -> int:
+def run(options: Options, *, once: bool = False, metrics: str | None = None) -> int:
     """What `workers/requester.py` runs, too."""
     from chunkq.cli.logs import configure
 
-    settings = options.load().settings
+    settings = options.load(metrics__listen=metrics).settings
     configure(settings)
     return asyncio.run(_work(settings, once=once))
 
 
 async def _work(settings: Settings, *, once: bool) -> int:
+    from chunkq.api.metrics import telling
     from chunkq.api.site import Site
     from chunkq.cli.supervised import supervised
     from chunkq.cli.worker import Worker
 
     async def loop(notifier: Notifier) -> None:
-        async with Site.open(settings, role="requester") as site:
+        async with Site.open(settings, role="requester") as site, telling(site):
             reporter = site.reporting.reporter
             await site.hand.attend(reporter.who.instance if reporter is not None else "")
             notifier.ready()

@@ -117,6 +117,11 @@ class Fetcher:
         return [requester for _, requester in self._requesters.values()]
 
     @property
+    def peers(self) -> list[PeerLink]:
+        """The ways to peers that are open, one for each."""
+        return list(self._peers.values())
+
+    @property
     def opening(self) -> Transport | None:
         """The transport that is being opened now."""
         return None if self._opened is None else self._opened[1]

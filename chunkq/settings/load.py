@@ -17,6 +17,7 @@ from chunkq.settings.model import (
     DEFAULT_LINK,
     Link,
     LogSettings,
+    MetricsSettings,
     OriginSettings,
     ProgressSettings,
     RequesterSettings,
@@ -36,6 +37,7 @@ _SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "origin": OriginSettings,
     "log": LogSettings,
     "progress": ProgressSettings,
+    "metrics": MetricsSettings,
 }
 
 

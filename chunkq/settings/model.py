@@ -67,6 +67,7 @@ MIN_RATE_BYTES_PER_S: Final = 1 * KIB
 #: Transfers of one peer that are under way at once in a process. Where more are begun (a server
 #: that embeds this may begin thousands) the others wait, and keep nothing open meanwhile.
 DEFAULT_PENDING_TRANSFERS: Final = 64
+MAX_PORT: Final = 65535
 #: Most files fetched at once: each holds a part file, a state file and a window.
 MAX_CONCURRENCY: Final = 64
 
@@ -250,6 +251,30 @@ class ProgressSettings(Model):
     interval_s: DurationSeconds = Field(default=0.0, alias="interval")
 
 
+def _check_address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not (colon and host and port.isdecimal() and int(port) <= MAX_PORT):
+        raise ValueError(f"{text!a} is no address; write HOST:PORT, as in 127.0.0.1:9753")
+    return text
+
+
+class MetricsSettings(Model):
+    """`listen`: where a worker answers /metrics, /healthz and /readyz, `HOST:PORT`; None: nowhere.
+
+    Whoever reaches it reads names of peers and links: a host's own, or a network's for that alone.
+    """
+
+    listen: Annotated[str, AfterValidator(_check_address)] | None = None
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        if self.listen is None:
+            return None
+        host, _, port = self.listen.rpartition(":")
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 def _check_share(text: str) -> str:
     peer, colon, share = text.partition(":")
     if not colon or not (LABEL.fullmatch(peer) and LABEL.fullmatch(share)):
@@ -276,6 +301,7 @@ class Settings(Model):
     origin: OriginSettings = OriginSettings()
     log: LogSettings = LogSettings()
     progress: ProgressSettings = ProgressSettings()
+    metrics: MetricsSettings = MetricsSettings()
     mirrors: Mapping[PeerShare, tuple[PeerShare, ...]] = Field(default_factory=dict)
 
     @field_validator("mirrors")

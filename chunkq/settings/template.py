@@ -63,6 +63,9 @@ _TAIL: Final = """\
 # format = "auto"                         # console on a terminal, json otherwise
 # paths = false                           # true: names of files may appear in the log
 
+# [metrics]                               # pip install 'chunkq[metrics]'
+# listen = "127.0.0.1:9753"               # /metrics, /healthz, /readyz; no default: nowhere
+
 # [mirrors]                               # where else the files of a share are to be had
 # "bob:docs" = ["eve:docs", "dan:copies"] # `get bob:docs/x` then comes from all three
 
