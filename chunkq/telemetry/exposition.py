@@ -128,7 +128,8 @@ class Exposition:
     def _metrics(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         from prometheus_client import make_wsgi_app
 
-        return make_wsgi_app(self._registry)(environ, start)
+        answer: Iterable[bytes] = make_wsgi_app(self._registry)(environ, start)
+        return answer
 
 
 class _Collector:
