@@ -66,4 +66,4 @@ def _decide(control: Control, command: Command, instance: str) -> None:
     if command.action == "freeze":
         control.freeze(kind, name, command.by)
     else:
-        control.thaw(kind, name)
+        control.thaw(kind, name, command.by)

@@ -17,6 +17,7 @@ from chunkq.protocol.report import Report
 from chunkq.runtime.identity import identity_of
 from chunkq.storage.control import Control
 from chunkq.storage.jobs import JobState, JobStore
+from chunkq.storage.journal import Journal
 from tests.support.broker import Broker
 
 DEADLINE_S = 60
@@ -42,7 +43,7 @@ async def eventually(holds: Callable[[], bool]) -> None:
 
 async def test_processes_are_seen_and_steered_from_another_host(tmp_path: Path, link: str) -> None:
     """Reports of a server and of a requester come, as often as they are made; jobs are paused, a
-    peer is frozen and a server drained where they are.
+    peer is frozen and a server drained where they are; who wanted it is in the journal there.
     """
     keys = chunkq.SiteKeys.generate(secrets.token_bytes)
     silent = encode_card(chunkq.SiteKeys.generate(secrets.token_bytes), "silent")
@@ -86,6 +87,8 @@ async def test_processes_are_seen_and_steered_from_another_host(tmp_path: Path, 
         control = Control(state)
         await eventually(lambda: heard["origin"].instance in control.draining())
         assert {("peer", "silent")} == set(control.frozen())
+        await status.control(*process("requester"), "thaw", value="peer:silent", by="op@here")
+        await eventually(lambda: not control.frozen())
         with pytest.raises(NotFound, match="nothing was heard"):
             await status.control("elsewhere", "unknown", "drain", by="op@here")
         with pytest.raises(UsageError, match="cannot freeze"):
@@ -94,5 +97,7 @@ async def test_processes_are_seen_and_steered_from_another_host(tmp_path: Path, 
         transfer.cancel()
         await transfer.ended()
 
+    told = {event.what for event in Journal(state).read()[0] if event.by == "op@here"}
+    assert {"paused", "peer_frozen", "peer_thawed", "drained"} <= told
     control.close()
     store.close()

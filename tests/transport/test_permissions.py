@@ -20,8 +20,18 @@ import pytest
 from pika import exceptions
 from pika.adapters.blocking_connection import BlockingChannel
 
-from chunkq.errors import BrokerRefused, NotFound
-from chunkq.ports import Mailbox
+from chunkq.api.status import Status
+from chunkq.compose import SystemClock, make_transport
+from chunkq.errors import BrokerRefused, NotFound, Unroutable
+from chunkq.ports import Mailbox, Transport
+from chunkq.protocol import cbor
+from chunkq.protocol.control import Command
+from chunkq.protocol.identity import SiteKeys
+from chunkq.protocol.packet import RequestKind
+from chunkq.protocol.report import Report
+from chunkq.runtime.identity import identity_of
+from chunkq.runtime.ownsite import ControlDesk, OwnSealer, StatusSender, listen_for_control
+from chunkq.settings import Link, Settings
 from tests.api.hub import Hub
 from tests.support.broker import Broker
 from tests.support.rabbitmq import DEADLINE_S, Sites, plain_channel, until
@@ -418,3 +428,79 @@ def fill(url: str, exchange: str, key: str) -> int:
                 return filled
             filled += len(body)
     raise AssertionError("the broker takes everything")
+
+
+async def test_only_a_site_itself_reports_and_steers(deployed: Deployed, tmp_path: Path) -> None:
+    """north's processes on two hosts, with what the script gives: reports and commands come. What
+    mallory puts into the same mailboxes is of no effect, and she reads none of them.
+    """
+    heard: list[Report] = []
+    commands: list[Command] = []
+    keys, hers = (identity_of(SiteKeys.generate(os.urandom)) for _ in range(2))
+    clock, log = SystemClock(), quiet
+    settings = Settings(
+        name="north",
+        directories={"config": tmp_path / "c", "state": tmp_path / "s"},
+        links={"default": {"url": deployed.north}},
+    )
+    process = Report(
+        site="north",
+        host="there",
+        pid=7,
+        role="origin",
+        instance="origin-abcdefghijkl",
+        incarnation="ab" * 16,
+        software="1",
+        started_ms=1,
+        at_ms=1,
+    )
+    mailbox = Mailbox("rep", "north", process.instance)
+    north, mallory = (
+        make_transport(Link(name="default", url=url), site, clock)
+        for site, url in (("north", deployed.north), ("mallory", deployed.mallory))
+    )
+    await asyncio.gather(north.open(), mallory.open())
+    desk = ControlDesk(keys, process.incarnation, clock, apply=commands.append, log=log)
+    listening = asyncio.ensure_future(listen_for_control(north, mailbox, desk))
+    sender = StatusSender(OwnSealer(keys, "north", clock, os.urandom), clock)
+    forger = OwnSealer(hers, "north", clock, os.urandom)
+    forged = process.model_copy(update={"host": "forged", "at_ms": 9})
+    wanted = Command(incarnation=process.incarnation, action="drain", by="op@here")
+    async with Status.listen(settings, heard.append, identity=keys, log=log) as status:
+        await until(lambda: bool(status._transports))
+        for to, kind, body in (
+            (Mailbox("rep", "north", "status"), RequestKind.REPORT, cbor.encode(forged)),
+            (mailbox, RequestKind.CONTROL, cbor.encode(wanted)),
+        ):
+            await reaches(mallory, to, forger.seal(kind, body, 10))
+            with pytest.raises(BrokerRefused):
+                await mallory.consume(to, prefetch=1)
+        async with asyncio.timeout(DEADLINE_S):
+            while not heard:
+                sender.send(process, [("default", north)])
+                sender._due_s.clear()
+                await asyncio.sleep(0.05)
+        await status.control("there", process.instance, "drain", by="op@here")
+        await until(lambda: bool(commands))
+        assert {"there"} == {report.host for report in heard}
+        assert [wanted] == commands
+        assert {"control_misaddressed": 1} == desk.drops.totals
+        assert 1 == status._listener.drops["misaddressed"]
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+    await sender.close()
+    await asyncio.gather(north.close(), mallory.close())
+
+
+async def reaches(transport: Transport, to: Mailbox, packet: bytes) -> None:
+    """Publish as soon as there is such a mailbox."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            try:
+                return await transport.publish(to, packet)
+            except Unroutable:
+                await asyncio.sleep(0.05)
+
+
+def quiet(event: str, /, *, level: str = "info", **fields: object) -> None:
+    """No log."""
