@@ -36,18 +36,26 @@ def figures(reporter: Reporter, peers: Iterable[PeerLink], host: Host) -> list[F
         *_of_transfers(reporter, peers),
         *_of_peers(report),
         _dropped(report),
-        *_of_host(host),
+        *of_host(host),
     ]
 
 
-def _of_process(reporter: Reporter, report: Report) -> list[Figure]:
+def of_a_process(
+    version: str, role: str, *, ready: bool = True, draining: bool = False
+) -> list[Figure]:
+    """What every process tells."""
     build = Figure("build_info", "gauge", "The version that runs.", ("version", "role"))
-    build.samples[report.software, report.role] = 1
-    ready = Figure("ready", "gauge", "Whether it takes work: links open, not draining.")
-    ready.samples[()] = int(reporter.ready and not reporter.draining)
-    draining = Figure("draining", "gauge", "Whether it takes nothing new, and is to end.")
-    draining.samples[()] = int(report.draining)
-    return [build, ready, draining]
+    build.samples[version, role] = 1
+    takes = Figure("ready", "gauge", "Whether it takes work: links open, not draining.")
+    takes.samples[()] = int(ready)
+    ends = Figure("draining", "gauge", "Whether it takes nothing new, and is to end.")
+    ends.samples[()] = int(draining)
+    return [build, takes, ends]
+
+
+def _of_process(reporter: Reporter, report: Report) -> list[Figure]:
+    ready = reporter.ready and not reporter.draining
+    return of_a_process(report.software, report.role, ready=ready, draining=report.draining)
 
 
 def _of_links(report: Report, host: Host) -> list[Figure]:
@@ -130,7 +138,8 @@ def _dropped(report: Report) -> Figure:
     return dropped
 
 
-def _of_host(host: Host) -> list[Figure]:
+def of_host(host: Host) -> list[Figure]:
+    """Room on its disks, and its transfers."""
     free = Figure("disk_free_bytes", "gauge", "Room for this user, where it writes.", ("place",))
     floor = Figure("disk_floor_bytes", "gauge", "What stays free there.", ("place",))
     for place, (free_bytes, floor_bytes) in host.disks.items():

@@ -9,11 +9,14 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
-from chunkq.api.figures import Host, figures
+from chunkq.api.figures import Host, figures, of_a_process, of_host
+from chunkq.api.reporting import software
 from chunkq.api.site import Site
 from chunkq.errors import ChunkqError, StorageError
 from chunkq.ports import Mailbox
+from chunkq.settings import Settings
 from chunkq.storage.jobs import JobStore
+from chunkq.storage.places import Places
 from chunkq.storage.room import Floor, Room
 from chunkq.telemetry.exposition import Figure, exposed
 
@@ -26,21 +29,21 @@ DEPTH_WAIT_S: Final = 2.0
 _T = TypeVar("_T")
 
 
-class Metrics:
-    """What a site's process tells (`Told`)."""
+class HostMetrics:
+    """What a process tells that moves nothing itself (`Told`): how its host is."""
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._loop = asyncio.get_running_loop()
-        self._depths: dict[str, int] = {}
-        self._asked_s = float("-inf")
+        self._places = Places(settings.directories.state)
 
     # ------------------------------------------------------------ on threads of the server
 
     def figures(self) -> Sequence[Figure]:
         """As `Told` says."""
-        host = Host(disks=self._disks(), jobs=self._jobs(), queues=self._on_loop(self._queues()))
-        return self._on_loop(self._figures(host))
+        self.alive()
+        host = Host(disks=self._disks(), jobs=self._jobs())
+        return [*of_a_process(software(), "dashboard"), *of_host(host)]
 
     def alive(self) -> bool:
         """As `Told` says."""
@@ -63,7 +66,7 @@ class Metrics:
             raise
 
     def _jobs(self) -> dict[str, int]:
-        places = self._site.settings.directories
+        places = self._settings.directories
         if not places.jobs.is_dir():
             return {}
         try:
@@ -77,10 +80,10 @@ class Metrics:
 
     def _disks(self) -> dict[str, tuple[int, int]]:
         """Of the state directory; and of the destinations, the one with the least room."""
-        floor = Floor(self._site.settings.requester.disk_floor_bytes)
-        found = {"state": _room(str(self._site.settings.directories.state), floor)}
+        floor = Floor(self._settings.requester.disk_floor_bytes)
+        found = {"state": _room(str(self._settings.directories.state), floor)}
         try:
-            destinations = [_room(path, floor) for path in self._site.destinations()]
+            destinations = [_room(path, floor) for path in self._places.known()]
         except StorageError:
             destinations = []
         known = [room for room in destinations if room is not None]
@@ -92,6 +95,24 @@ class Metrics:
         }
 
     # ------------------------------------------------------------ on the loop
+
+    async def _unready(self) -> list[str]:
+        return []
+
+
+class Metrics(HostMetrics):
+    """What a site's process tells (`Told`)."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site.settings)
+        self._site = site
+        self._depths: dict[str, int] = {}
+        self._asked_s = float("-inf")
+
+    def figures(self) -> Sequence[Figure]:
+        """As `Told` says."""
+        host = Host(disks=self._disks(), jobs=self._jobs(), queues=self._on_loop(self._queues()))
+        return self._on_loop(self._figures(host))
 
     async def _figures(self, host: Host) -> list[Figure]:
         reporter = self._site.reporting.reporter
@@ -152,11 +173,24 @@ async def telling(site: Site) -> AsyncIterator[int | None]:
 
     Raises `ConfigError`, `UsageError`.
     """
-    address = site.settings.metrics.address
+    async with _telling(Metrics(site), site.settings) as port:
+        yield port
+
+
+@asynccontextmanager
+async def telling_of_host(settings: Settings) -> AsyncIterator[int | None]:
+    """The same, for a process that moves nothing: the dashboard."""
+    async with _telling(HostMetrics(settings), settings) as port:
+        yield port
+
+
+@asynccontextmanager
+async def _telling(metrics: HostMetrics, settings: Settings) -> AsyncIterator[int | None]:
+    address = settings.metrics.address
     if address is None:
         yield None
         return
-    told = exposed(Metrics(site), *address)
+    told = exposed(metrics, *address)
     port = told.__enter__()
     try:
         yield port

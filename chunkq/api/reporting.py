@@ -107,6 +107,7 @@ class Reporting:
             self.reporter.ready = role != "origin"
             self._speak(who, clock)
             self._task = asyncio.ensure_future(self._run(self.reporter))
+            self._task.add_done_callback(self._ended)
         return self.reporter
 
     def _speak(self, who: Who, clock: SystemClock) -> None:
@@ -210,6 +211,11 @@ class Reporting:
         except StorageError as error:
             self._log("report_failed", level="warning", detail=error.message)
         await reporter.run(self._write, self._log)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A defect in telling is no reason to stop what is told of, but has to be seen."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log("report_failed", level="error", detail=f"{type(error).__name__}: {error}")
 
     async def _write(self, report: Report) -> None:
         """To who listens, and into its file.

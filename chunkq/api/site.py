@@ -184,10 +184,6 @@ class Site:
         """The ways to peers that are open."""
         return self._fetcher.peers
 
-    def destinations(self) -> Sequence[str]:
-        """Directories that transfers were staged in of late. Blocks. Raises `StorageError`."""
-        return self._fetcher.places.known()
-
     @property
     def card(self) -> str:
         """This site's card, one line, for others to pin."""

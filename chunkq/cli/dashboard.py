@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from chunkq.cli import console
-from chunkq.cli.options import JsonOption, Options
+from chunkq.cli.options import JsonOption, MetricsOption, Options
 
 if TYPE_CHECKING:
     from chunkq.dashboard.listening import Listening
@@ -56,6 +56,7 @@ def dashboard(
     login: Annotated[
         bool, typer.Option("--login", help="Only print an address to log in by, good once.")
     ] = False,
+    metrics: MetricsOption = None,
     json: JsonOption = False,
 ) -> int:
     """Serve the page that shows transfers, what is stuck and why, and lets it be mended."""
@@ -75,7 +76,7 @@ def dashboard(
         passwords=load_passwords(password_file) if password_file else {},
     )
     check(listening)
-    settings = options.load().settings
+    settings = options.load(metrics__listen=metrics).settings
     if login:
         from chunkq.dashboard.running import login_address
 
@@ -103,6 +104,7 @@ def _need_extra() -> None:
 
 
 def _run(settings: Settings, listening: Listening, options: Options, *, open_browser: bool) -> int:
+    from chunkq.api.metrics import telling_of_host
     from chunkq.cli.logs import configure
     from chunkq.cli.supervised import supervised
     from chunkq.dashboard.listening import bound_socket
@@ -122,7 +124,8 @@ def _run(settings: Settings, listening: Listening, options: Options, *, open_bro
 
                 webbrowser.open(address)
 
-        await run(settings, listening, bound, on_ready=ready)
+        async with telling_of_host(settings):
+            await run(settings, listening, bound, on_ready=ready)
 
     return asyncio.run(supervised(work))
 

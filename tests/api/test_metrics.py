@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import chunkq
-from chunkq.api.metrics import telling
+from chunkq.api.metrics import telling, telling_of_host
 from chunkq.errors import UsageError
 from chunkq.protocol.identity import encode_card
 from chunkq.settings import Settings
@@ -247,3 +247,23 @@ def test_an_address_is_a_host_and_a_port(listen: str, expected: tuple[str, int] 
         return
 
     assert expected == MetricsSettings(listen=listen).address
+
+
+async def test_a_process_that_moves_nothing_tells_of_its_host(tmp_path: Path) -> None:
+    """The dashboard: disks and jobs; a worker would be counted twice if it told of transfers."""
+    settings = Settings(
+        name="south",
+        directories={"config": tmp_path / "c", "state": tmp_path / "s"},
+        metrics={"listen": "127.0.0.1:0"},
+    )
+    store = JobStore(tmp_path / "s")
+    store.add(("north:docs/a",), str(tmp_path / "a"), created_ms=1)
+    store.close()
+    async with telling_of_host(settings) as port:
+        assert port
+        found = samples((await ask(port, "/metrics"))[1])
+        assert (200, "ready\n") == await ask(port, "/readyz")
+    assert {("pending",): 1.0} == found["chunkq_jobs"]
+    assert {"dashboard"} == {role for role, _ in found["chunkq_build_info"]}
+    assert {("state",)} == set(found["chunkq_disk_free_bytes"])
+    assert "chunkq_transfers" not in found
