@@ -99,8 +99,17 @@ class Epmd:
 class Broker:
     """One RabbitMQ node. Calls block: use `asyncio.to_thread` for the slow ones in a test."""
 
-    def __init__(self, directory: Path, scripts: Path, *, epmd: Epmd, cookie: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        scripts: Path,
+        *,
+        epmd: Epmd,
+        cookie: str,
+        plugins: tuple[str, ...] = PLUGINS,
+    ) -> None:
         self.directory = directory
+        self.plugins = plugins
         self.ports = Ports(*free_ports(3))
         self.authority = Authority(directory / "tls")
         self.node = f"chunkq{self.ports.amqp}@localhost"
@@ -356,7 +365,7 @@ class Broker:
         cookie.write_text(self._cookie)
         cookie.chmod(0o400)
         (self.directory / "rabbitmq.conf").write_text(CONFIG + more_config)
-        (self.directory / "enabled_plugins").write_text(f"[{','.join(PLUGINS)}].\n")
+        (self.directory / "enabled_plugins").write_text(f"[{','.join(self.plugins)}].\n")
 
     def _environment(self) -> dict[str, str]:
         ports, directory = self.ports, self.directory
