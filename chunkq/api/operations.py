@@ -54,7 +54,7 @@ from chunkq.storage.dropping import remove_staging
 from chunkq.storage.history import History
 from chunkq.storage.instances import instance_labels
 from chunkq.storage.jobs import JobStore
-from chunkq.storage.journal import Journal
+from chunkq.storage.journal import Event, Journal
 from chunkq.storage.recorder import Recorder
 from chunkq.storage.reports import Reports
 from chunkq.storage.staging import MANIFEST_SUFFIX, PART_SUFFIX, STATE_SUFFIX
@@ -309,6 +309,11 @@ class Operations:
     ) -> Outcome:
         rows = list(self._board.rows.values())
         return self._actions.act(rows, wanted, action, by or self.by, word=word, drop=drop)
+
+    def _tell(self, what: str, subject: str, by: str, detail: str = "") -> None:
+        self._journal.add(
+            Event(at_ms=self._now_ms(), what=what, subject=subject, by=by or self.by, detail=detail)
+        )
 
     def _check_known(self, kind: Kind, name: str) -> None:
         if kind == "peer":

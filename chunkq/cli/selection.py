@@ -60,14 +60,8 @@ class Chosen:
     ) -> Chosen:
         """Raises `UsageError` for words that mean nothing, and if nothing was given."""
         from chunkq.api.views import Filter
-        from chunkq.protocol.condition import Reason, State
 
-        given = Filter(
-            peer=peer or "",
-            text=text or "",
-            states=frozenset(_word(State, each, "state") for each in states or ()),
-            reasons=frozenset(_word(Reason, each, "reason") for each in reasons or ()),
-        )
+        given = filter_of(peer=peer, states=states, reasons=reasons, text=text)
         if names and (everything or given != Filter()):
             raise UsageError("give transfers, or a filter, not both")
         if not names and not everything and given == Filter():
@@ -75,6 +69,25 @@ class Chosen:
                 "which transfers?", hint="give ids from `chunkq status`, a filter, or --all"
             )
         return cls(names=tuple(names or ()), filter=given, everything=everything)
+
+
+def filter_of(
+    *,
+    peer: str | None,
+    states: Sequence[str] | None,
+    reasons: Sequence[str] | None,
+    text: str | None,
+) -> Filter:
+    """The filter of these options. Raises `UsageError` for words that mean nothing."""
+    from chunkq.api.views import Filter
+    from chunkq.protocol.condition import Reason, State
+
+    return Filter(
+        peer=peer or "",
+        text=text or "",
+        states=frozenset(_word(State, each, "state") for each in states or ()),
+        reasons=frozenset(_word(Reason, each, "reason") for each in reasons or ()),
+    )
 
 
 def select(

@@ -1,4 +1,4 @@
-"""`chunkq status`: what is under way, waits, failed, is done."""
+"""`chunkq status`: what is under way, waits, failed, is done, and why."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import typer
 
 from chunkq.cli import console
 from chunkq.cli.options import JsonOption, Options
+from chunkq.cli.selection import PeerOption, ReasonOption, StateOption, TextOption
 
 if TYPE_CHECKING:
-    from chunkq.storage.jobs import Job, JobState, JobStore
-    from chunkq.storage.transfers import TransferSummary
+    from chunkq.api.operations import Operations
+    from chunkq.api.views import Filter, TransferRow
 
 EXAMPLES: Final = """\b
 Examples:
-  chunkq status            transfers under way or stopped, and jobs
-  chunkq status --all      and jobs that are done
-  chunkq status --json     one object a line
+  chunkq status                        what moves, waits or failed, and why
+  chunkq status --watch                the same, drawn again once a second
+  chunkq status 0123abcd               one in full, by its id or its beginning
+  chunkq status --peer beta --state stalled
+  chunkq status --all                  and what is done or cancelled
+  chunkq status --workers              the processes of this site
 """
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -26,108 +30,132 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(epilog=EXAMPLES)
 def status(
     ctx: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[TRANSFER]", help="Its id, a beginning, or its source.")
+    ] = None,
     *,
-    everything: Annotated[bool, typer.Option("--all", help="Show jobs that are done.")] = False,
+    peer: PeerOption = None,
+    state: StateOption = None,
+    reason: ReasonOption = None,
+    text: TextOption = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show what is done or cancelled, too.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing, until Ctrl-C.")] = False,
+    workers: Annotated[bool, typer.Option("--workers", help="Show processes instead.")] = False,
     json: JsonOption = False,
 ) -> int:
-    """Show transfers and jobs as the files on disk have them; nothing need be running."""
-    from chunkq.storage.jobs import JobState, JobStore
-    from chunkq.storage.places import Places
-    from chunkq.storage.transfers import list_transfers
+    """Show transfers: where each stands and why. Nothing need be running."""
+    from chunkq.api.operations import Operations
+    from chunkq.cli.selection import filter_of
+    from chunkq.settings.actor import actor
 
     options = Options.of(ctx, json=json)
-    state = options.load().settings.directories.state
-    transfers = [
-        (directory, summary)
-        for directory in Places(state).all()
-        for summary in list_transfers(directory)
-    ]
-    wanted = [JobState.RUNNING, JobState.PENDING, JobState.FAILED]
-    if everything:
-        wanted.append(JobState.DONE)
-    jobs = _jobs(JobStore(state), wanted)
+    wanted = filter_of(peer=peer, states=state, reasons=reason, text=text)
+    operations = Operations(options.load().settings, by=actor())
+    try:
+        operations.refresh()
+        if workers:
+            return _workers(operations, options)
+        if name is not None:
+            return _one(operations, options, name)
+        shown = _unless_told(wanted, everything=everything)
+        if watch:
+            from chunkq.cli.watching import watch as go_on
+
+            return go_on(operations, shown, as_json=options.json)
+        return _list(rows_of(operations, shown), options)
+    finally:
+        operations.close()
+
+
+def _unless_told(wanted: Filter, *, everything: bool) -> Filter:
+    """What is over and went as it should is shown only where that was asked for."""
+    from dataclasses import replace
+
+    from chunkq.protocol.condition import State
+
+    if everything or wanted.states:
+        return wanted
+    return replace(wanted, states=frozenset(State) - {State.DONE, State.CANCELLED})
+
+
+def rows_of(operations: Operations, wanted: Filter) -> list[TransferRow]:
+    """All rows that the filter leaves; what needs somebody first."""
+    from chunkq.api.views import MAX_PAGE_ROWS, Query
+
+    found: list[TransferRow] = []
+    page = 1
+    while True:
+        one = operations.transfers(Query(filter=wanted, page=page, rows=MAX_PAGE_ROWS))
+        found += one.rows
+        if page >= one.pages:
+            return found
+        page += 1
+
+
+def _list(rows: list[TransferRow], options: Options) -> int:
+    from chunkq.cli.statustable import fields_of, lines_of
+
     if options.json:
-        for directory, summary in transfers:
-            console.emit("transfer", _transfer_fields(directory, summary))
-        for job in jobs:
-            console.emit("job", _job_fields(job))
+        for row in rows:
+            console.emit("transfer", fields_of(row))
         return 0
-    _print(transfers, jobs)
+    if not rows:
+        console.note("nothing is under way, and no job waits")
+        return 0
+    for line in lines_of(rows):
+        console.out(line)
     return 0
 
 
-def _jobs(store: JobStore, states: list[JobState]) -> list[Job]:
-    try:
-        return [job for state in states for job in store.jobs(state)]
-    finally:
-        store.close()
+def _one(operations: Operations, options: Options, name: str) -> int:
+    from chunkq.cli.statustable import fields_of_view, text_of_view
+
+    view = operations.transfer(_id_of(operations, name))
+    if options.json:
+        console.emit("transfer", fields_of_view(view))
+        return 0
+    for line in text_of_view(view):
+        console.out(line)
+    return 0
 
 
-def _print(transfers: list[tuple[str, TransferSummary]], jobs: list[Job]) -> None:
-    if not transfers and not jobs:
-        console.note("nothing is under way, and no job waits")
-        return
-    if transfers:
-        rows = [_transfer_row(directory, summary) for directory, summary in transfers]
-        console.table(("STATE", "DONE", "CHUNKS", "SIZE", "SOURCE", "IN"), rows)
-    if jobs:
-        if transfers:
-            console.out("")
-        console.table(("JOB", "STATE", "SOURCE", "TO", "WHY"), [_job_row(job) for job in jobs])
+def _id_of(operations: Operations, name: str) -> str:
+    """The transfer that is meant. Raises `UsageError` for the beginning of several."""
+    from chunkq.api.views import Filter
+    from chunkq.cli.selection import LEAST_CHARS
+    from chunkq.errors import UsageError
+
+    rows = rows_of(operations, Filter())
+    if any(row.id == name for row in rows):
+        return name
+    found = [row.id for row in rows if name in row.sources]
+    if found:
+        return found[0]  # of one source several times: the one that needs somebody, or the newest
+    if len(name) >= LEAST_CHARS:
+        found = [
+            row.id
+            for row in rows
+            if row.id.startswith(name) or row.id.partition("-")[2].startswith(name)
+        ]
+    if len(found) > 1:
+        ids = ", ".join(sorted(found)[:3])
+        raise UsageError(f"{name!a} is the beginning of {len(found)} ids: {ids}", hint="give more")
+    return found[0] if found else name
 
 
-def _state(summary: TransferSummary) -> str:
-    from chunkq.protocol.transfer_events import Phase
+def _workers(operations: Operations, options: Options) -> int:
+    from dataclasses import asdict
 
-    if summary.problem:
-        return "damaged"
-    phase = Phase(summary.phase).name.lower() if summary.phase else "opening"
-    return phase if summary.locked else "stopped"
+    from chunkq.cli.statustable import workers_table
 
-
-def _transfer_row(directory: str, summary: TransferSummary) -> tuple[str, ...]:
-    from chunkq.cli.progress import size_text
-
-    total = summary.chunks_total
-    percent = f"{100 * summary.chunks_present // total}%" if total else "-"
-    return (
-        _state(summary),
-        percent,
-        f"{summary.chunks_present}/{total}" if total else "-",
-        size_text(summary.size_bytes) if total else "-",
-        f"{summary.site}:{summary.share}/{summary.path}",
-        directory,
-    )
-
-
-def _job_row(job: Job) -> tuple[str, ...]:
-    return (job.job_id, job.state, " ".join(job.sources), job.destination, job.error_message)
-
-
-def _transfer_fields(directory: str, summary: TransferSummary) -> dict[str, object]:
-    return {
-        "transfer": summary.transfer_id,
-        "state": _state(summary),
-        "source": f"{summary.site}:{summary.share}/{summary.path}",
-        "directory": directory,
-        "bytes_present": summary.bytes_present,
-        "size_bytes": summary.size_bytes,
-        "chunks_present": summary.chunks_present,
-        "chunks_total": summary.chunks_total,
-        "created_ms": summary.created_ms,
-        "modified_ms": summary.modified_ms,
-        "problem": summary.problem,
-    }
-
-
-def _job_fields(job: Job) -> dict[str, object]:
-    return {
-        "job": job.job_id,
-        "state": job.state,
-        "sources": list(job.sources),
-        "destination": job.destination,
-        "created_ms": job.created_ms,
-        "attempts": job.attempts,
-        "error": job.error_code,
-        "message": job.error_message,
-    }
+    found = operations.workers()
+    if options.json:
+        for each in found:
+            console.emit("worker", asdict(each))
+    elif found:
+        console.table(*workers_table(found))
+    else:
+        console.note("no process of this site has reported")
+    return 0

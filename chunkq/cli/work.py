@@ -46,13 +46,19 @@ def run(options: Options, *, once: bool = False, metrics: str | None = None) -> 
 
 
 async def _work(settings: Settings, *, once: bool) -> int:
+    from chunkq.api.historian import keeping_history
     from chunkq.api.metrics import telling
     from chunkq.api.site import Site
     from chunkq.cli.supervised import supervised
     from chunkq.cli.worker import Worker
+    from chunkq.telemetry.logs import write as write_log
 
     async def loop(notifier: Notifier) -> None:
-        async with Site.open(settings, role="requester") as site, telling(site):
+        async with (
+            keeping_history(settings, write_log),
+            Site.open(settings, role="requester") as site,
+            telling(site),
+        ):
             reporter = site.reporting.reporter
             await site.hand.attend(reporter.who.instance if reporter is not None else "")
             notifier.ready()

@@ -1,0 +1,101 @@
+"""`chunkq status --watch`: drawn again in place on a terminal, else a line for each change."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from chunkq.cli import console
+from chunkq.cli.statustable import cells_of, fields_of, lines_of
+
+if TYPE_CHECKING:
+    from chunkq.api.operations import Operations
+    from chunkq.api.views import Filter, TransferRow
+
+#: Processes report about once a second.
+EVERY_S: Final = 1.0
+#: Lines of the terminal that are not rows: the counts, and one for the cursor.
+_OTHER_LINES: Final = 2
+
+
+def watch(
+    operations: Operations,
+    wanted: Filter,
+    *,
+    as_json: bool,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Until it is interrupted, which `main` makes an exit code of."""
+    if sys.stdout.isatty() and not as_json:
+        _draw(operations, wanted, sleep)
+    shown: Mapping[str, TransferRow] = {}
+    while True:
+        shown = tell_changes(operations, wanted, shown, as_json=as_json)
+        sleep(EVERY_S)
+        operations.refresh()
+
+
+def tell_changes(
+    operations: Operations,
+    wanted: Filter,
+    shown: Mapping[str, TransferRow],
+    *,
+    as_json: bool,
+) -> Mapping[str, TransferRow]:
+    """A line for each row that is not as it was, and for each that went; the rows now."""
+    from chunkq.cli.status import rows_of
+
+    found = {row.id: row for row in rows_of(operations, wanted)}
+    for row_id, row in found.items():
+        known = shown.get(row_id)
+        if as_json:
+            if row != known:
+                console.emit("transfer", fields_of(row))
+        elif known is None or _news(row) != _news(known):
+            detail = f"  {console.clean(row.detail)}" if row.detail else ""
+            console.out("  ".join(cells_of(row)) + detail)
+    for row_id in shown.keys() - found.keys():
+        if as_json:
+            console.emit("gone", {"id": row_id})
+        else:
+            console.out(f"{row_id}  is no longer shown")
+    sys.stdout.flush()
+    return found
+
+
+def _news(row: TransferRow) -> TransferRow:
+    """What is worth a line: not each second's rate."""
+    tenth = row.percent // 10
+    return replace(
+        row, rate_bytes_per_s=0, eta_s=None, done_bytes=tenth, chunks_present=0, progress_ms=0
+    )
+
+
+def _draw(operations: Operations, wanted: Filter, sleep: Callable[[float], None]) -> None:
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from chunkq.cli.status import rows_of
+
+    screen = Console()
+
+    def picture() -> Text:
+        rows = rows_of(operations, wanted)
+        room = max(1, screen.height - _OTHER_LINES)
+        lines = [line[: screen.width] for line in lines_of(rows)] if rows else []
+        if len(lines) > room:
+            hidden = len(lines) - room + 1
+            lines = [*lines[: room - 1], f"and {hidden} lines more: make the window higher"]
+        counts = operations.counts()
+        told = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+        return Text("\n".join([told or "nothing is under way, and no job waits", *lines]))
+
+    with Live(picture(), console=screen, auto_refresh=False, transient=False) as live:
+        while True:
+            sleep(EVERY_S)
+            operations.refresh()
+            live.update(picture(), refresh=True)
