@@ -68,6 +68,19 @@ def judge(
     around: Around,
 ) -> Judgement:
     """Of a job. `locked`: a process has it in hand."""
+    found = _judge(seen, staged, said, locked, around)
+    if staged is None or not staged.problem or locked or found.state.ended:
+        return found
+    return found._replace(detail="; ".join(filter(None, (found.detail, _damage(staged)))))
+
+
+def _judge(
+    seen: SeenJob,
+    staged: TransferSummary | None,
+    said: Said | None,
+    locked: bool,
+    around: Around,
+) -> Judgement:
     job = seen.job
     if job.state is JobState.RUNNING:
         return _running(seen, staged, said, locked, around)
@@ -118,9 +131,12 @@ def judge_staged(staged: TransferSummary, around: Around) -> Judgement:
     if staged.locked or _just_now(staged.modified_ms, around):
         return Judgement(_phase(staged))
     if staged.problem:
-        detail = f"{staged.problem}; the next run reads again what has come"
-        return Judgement(State.PAUSED, Reason.DISK_ERROR, detail)
+        return Judgement(State.PAUSED, Reason.DISK_ERROR, _damage(staged))
     return Judgement(State.PAUSED, Reason.INTERRUPTED)
+
+
+def _damage(staged: TransferSummary) -> str:
+    return f"{staged.problem}; the next run reads again what has come"
 
 
 def _phase(staged: TransferSummary | None) -> State:
