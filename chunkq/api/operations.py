@@ -30,6 +30,7 @@ from chunkq.api.rows import STAGED
 from chunkq.api.views import (
     DeadLetterView,
     Filter,
+    LinkView,
     Moment,
     Outcome,
     Page,
@@ -163,7 +164,7 @@ class Operations:
         seen = self._board.jobs.jobs.get(transfer_id)
         return TransferView(
             row=row,
-            pieces=self._pieces(row),
+            pieces=self.pieces(row),
             origins=origin_views(said.transfer) if said is not None else (),
             rates=self._board.rates(transfer_id),
             timeline=self._past.timeline(transfer_id),
@@ -205,6 +206,21 @@ class Operations:
                 )
             )
         return found
+
+    def links(self) -> list[LinkView]:
+        """Every link that is configured, by name."""
+        with self._lock:
+            frozen = self._frozen()
+        return [
+            LinkView(
+                link=name,
+                transport=link.transport,
+                address=link.safe_url,
+                frozen=("link", name) in frozen,
+                why=frozen.get(("link", name), ""),
+            )
+            for name, link in sorted(self.settings.links.items())
+        ]
 
     def workers(self) -> list[WorkerView]:
         """The processes that report; those that are there first."""
@@ -373,8 +389,11 @@ class Operations:
         peer = self._registry.peers.get(alias)
         return None if peer is None else ref_of(peer).first_id
 
-    def _pieces(self, row: TransferRow) -> Pieces | None:
-        """From the bitmap on disk; a finished file has none any more, and needs none."""
+    def pieces(self, row: TransferRow) -> Pieces | None:
+        """From the bitmap on disk; a finished file has none any more, and needs none.
+
+        Reads a file. None where there is none to read.
+        """
         key = None if row.tree else self._board.key(row.id)
         if key is None:
             return None

@@ -190,6 +190,17 @@ class PeerView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LinkView:
+    """A link of this site. `address`: its URL without a password. `why`: who froze it, and why."""
+
+    link: str
+    transport: str
+    address: str
+    frozen: bool = False
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
     """A queue of this site. None: not known by this way (passive declare, management API).
 

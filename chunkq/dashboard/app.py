@@ -31,6 +31,7 @@ from chunkq.dashboard.shared import Place, Shared, fields_of, form_of
 from chunkq.dashboard.views import LISTS, VIEWS
 from chunkq.dashboard.views.view import Asked, View
 from chunkq.errors import ChunkqError, NotFound
+from chunkq.telemetry.logs import write as write_log
 
 _TOO_MANY: Final = f"{MAX_STREAMS} pages are open already; close some.\n"
 
@@ -47,6 +48,7 @@ class Pages:
         return Asked(
             board=shared.board,
             lately=shared.lately,
+            bars=shared.bars,
             given=given,
             now_ms=shared.place.now_ms(),
             generation=shared.refresher.generation,
@@ -133,6 +135,12 @@ class Pages:
         shared.say(session, said)
         return RedirectResponse(local_path(first(given, "back")), 303)
 
+    async def failed(self, _: Request, error: Exception) -> Response:
+        """A defect of ours: logged by name, and said as one."""
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        write_log("page_failed", level="error", detail=what)
+        return PlainTextResponse("Internal error: a defect of chunkq; its log says more.\n", 500)
+
     async def health(self, _: Request) -> Response:
         """Whether the page serves; says nothing of the site."""
         return PlainTextResponse("ok\n")
@@ -166,6 +174,8 @@ def create_app(board: Board, place: Place, access: Access) -> tuple[ASGIApp, Sha
         Route("/assets/{version}/{name}", shared.assets.serve),
         Route("/healthz", pages.health),
     ]
-    inner = Starlette(routes=routes, lifespan=refreshing)
+    inner = Starlette(
+        routes=routes, lifespan=refreshing, exception_handlers={Exception: pages.failed}
+    )
     guarded = Guard(inner, access=access, origins=place.origins, cookie_name=place.cookie_name)
     return guarded, shared

@@ -14,8 +14,10 @@ KINDS: Final = ("have", "part", "in_flight", "missing", "failed")
 #: Width of a bar's drawing, height of it: the style sheet stretches it.
 BAR_WIDTH: Final = 200
 BAR_HEIGHT: Final = 10
+#: Cells of a bar: a few pixels each in a row of the list.
+BAR_CELLS: Final = 50
 #: Cells in a row of the map, and the size of one with the gap around it.
-MAP_COLUMNS: Final = 64
+MAP_COLUMNS: Final = 50
 MAP_CELL: Final = 10
 _MAP_GAP: Final = 1.5
 LINE_WIDTH: Final = 600
@@ -41,6 +43,19 @@ def piece_bar(cells: Sequence[str]) -> dict[str, str]:
     return paths
 
 
+def coarse(cells: Sequence[str], most: int = BAR_CELLS) -> list[str]:
+    """The same in fewer cells: whole only if all in it is, in flight if anything is."""
+    size = max(1, -(-len(cells) // most))
+    return [_together(cells[at : at + size]) for at in range(0, len(cells), size)]
+
+
+def _together(cells: Sequence[str]) -> str:
+    kinds = set(cells)
+    if len(kinds) == 1:
+        return cells[0]
+    return next((kind for kind in ("failed", "in_flight") if kind in kinds), "part")
+
+
 def map_rows(cells: Sequence[str]) -> int:
     """The height of the map, in cells."""
     return max(1, -(-len(cells) // MAP_COLUMNS))
@@ -53,6 +68,11 @@ def piece_map(cells: Sequence[str]) -> dict[str, str]:
         row, column = divmod(index, MAP_COLUMNS)
         paths[kind].append(_cell(kind, column * MAP_CELL, row * MAP_CELL))
     return {kind: "".join(parts) for kind, parts in paths.items()}
+
+
+def piece(kind: str) -> str:
+    """One cell alone, for the legend."""
+    return _cell(kind, 0, 0)
 
 
 def _cell(kind: str, left: int, top: int) -> str:

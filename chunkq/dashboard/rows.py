@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from chunkq.api.views import TransferRow
 from chunkq.dashboard import drawing, remedies, wording
 from chunkq.dashboard.addresses import transfer_path, transfers_path
@@ -9,12 +11,12 @@ from chunkq.dashboard.live import Cells, Value
 from chunkq.protocol.condition import State
 
 
-def transfer_cells(row: TransferRow, now_ms: int) -> Cells:
-    """All cells of the lists of transfers and of the history."""
+def transfer_cells(row: TransferRow, now_ms: int, pieces: Sequence[str] = ()) -> Cells:
+    """All cells of the lists of transfers and of the history. `pieces`: the cells of its bar."""
     return {
         **state_cells(row),
         **_identity(row),
-        **done_cells(row),
+        **done_cells(row, pieces),
         **buttons(row),
         "rate": wording.rate(row.rate_bytes_per_s),
         "eta": wording.duration(row.eta_s) if row.eta_s is not None else wording.NONE,
@@ -64,16 +66,19 @@ def _identity(row: TransferRow) -> dict[str, Value]:
     }
 
 
-def done_cells(row: TransferRow) -> dict[str, Value]:
+def done_cells(row: TransferRow, pieces: Sequence[str]) -> dict[str, Value]:
     """How much of it is there: figures and a bar."""
     known = row.size_bytes is not None
     done = row.size_bytes if row.state is State.DONE and known else row.done_bytes
     percent = min(100, row.percent)
+    bar = drawing.piece_bar(pieces) if pieces else {"have": drawing.bar(percent)}
     return {
         "size": wording.size(row.size_bytes),
         "done": wording.size(done),
         "percent": f"{percent} %" if known or row.state is State.DONE else wording.NONE,
-        "bar": {"d": drawing.bar(percent)},
+        "bar": {"d": bar["have"]},
+        "bar-part": {"d": bar.get("part", "")},
+        "bar-flight": {"d": bar.get("in_flight", "")},
         "chunks": {
             "text": f"{wording.count(row.chunks_present)} of {wording.count(row.chunks_total)}",
             "hidden": not row.chunks_total,

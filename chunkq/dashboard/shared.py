@@ -19,6 +19,7 @@ from chunkq.dashboard.board import Board
 from chunkq.dashboard.events import Streams
 from chunkq.dashboard.guard import MAX_BODY_BYTES
 from chunkq.dashboard.lately import Lately
+from chunkq.dashboard.piecebars import PieceBars
 from chunkq.dashboard.refresher import Refresher
 from chunkq.dashboard.templating import environment
 from chunkq.dashboard.views import LISTS
@@ -55,6 +56,7 @@ class Shared:
         self.refresher = Refresher(board, place.now_ms)
         self.streams = Streams()
         self.lately = Lately()
+        self.bars = PieceBars(board)
         self.assets = Assets()
         self._templates: Environment = environment()
         self._said: OrderedDict[str, Said] = OrderedDict()

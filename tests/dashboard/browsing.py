@@ -72,7 +72,9 @@ class Tab:
 
     async def open(self, path: str) -> None:
         """Go there, and wait until its stream has spoken."""
-        await self.page.goto(f"{self.served.address}{path}")
+        answer = await self.page.goto(f"{self.served.address}{path}")
+        assert answer is not None
+        assert answer.ok, await answer.text()
         await self.live()
 
     async def live(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Final
 
 from chunkq.api.views import Moment, Query
@@ -19,19 +20,24 @@ _PLAIN: Final = Query()
 async def build(asked: Asked) -> Live:
     query = query_of(asked.given)
     page = await asyncio.to_thread(asked.board.audit, query.page, query.rows)
+    names = await asked.lately.get(("names", asked.generation), 60.0, lambda: _names(asked))
     return Live(
         values=pager(page, query, PATH, _PLAIN),
         lists={
             "audit": {
-                key: _cells(each)
+                key: _cells(each, names)
                 for key, each in zip(moment_keys(page.rows), page.rows, strict=True)
             }
         },
     )
 
 
-def _cells(moment: Moment) -> Cells:
-    about = moment.transfer or moment.subject
+async def _names(asked: Asked) -> Mapping[str, str]:
+    return {row.id: row.name for row in asked.board.rows()}
+
+
+def _cells(moment: Moment, names: Mapping[str, str]) -> Cells:
+    about = names.get(moment.transfer) or moment.transfer or moment.subject
     return {
         **moment_cells(moment),
         "about": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from chunkq.api.views import PeerView
+from chunkq.api.views import LinkView, PeerView
 from chunkq.dashboard import wording
 from chunkq.dashboard.addresses import transfers_path
 from chunkq.dashboard.live import Cells, Live
@@ -18,7 +18,7 @@ async def build(asked: Asked) -> Live:
         values={"empty": {"hidden": bool(peers)}},
         lists={
             "peers": {each.alias: _cells(each, asked.now_ms) for each in peers},
-            "links": {link: _link_cells(link) for link in sorted({each.link for each in peers})},
+            "links": {each.link: _link_cells(each) for each in asked.board.links()},
         },
     )
 
@@ -72,11 +72,26 @@ def _standing(peer: PeerView) -> tuple[str, str]:
     return ("moving", "active") if peer.active else ("done", "ready")
 
 
-def _link_cells(link: str) -> Cells:
+def _link_cells(link: LinkView) -> Cells:
+    tone = "paused" if link.frozen else "done"
     return {
-        "link": link,
-        "do-freeze": {"value": f"freeze-link {link}", "aria-label": f"Freeze link {link}"},
-        "do-thaw": {"value": f"thaw-link {link}", "aria-label": f"Thaw link {link}"},
+        "row": {"data-tone": tone},
+        "icon": {"href": f"#i-{tone}"},
+        "standing": "frozen" if link.frozen else "open",
+        "link": link.link,
+        "transport": link.transport,
+        "address": wording.shown(link.address),
+        "why": {"text": wording.shown(link.why), "hidden": not link.why},
+        "do-freeze": {
+            "value": f"freeze-link {link.link}",
+            "hidden": link.frozen,
+            "aria-label": f"Freeze link {link.link}",
+        },
+        "do-thaw": {
+            "value": f"thaw-link {link.link}",
+            "hidden": not link.frozen,
+            "aria-label": f"Thaw link {link.link}",
+        },
     }
 
 

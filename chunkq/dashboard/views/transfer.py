@@ -150,4 +150,8 @@ def _remedies(view: TransferView, links: Mapping[str, str]) -> dict[str, Value]:
     }
 
 
-VIEW: Final = View(name="transfer", title="Transfer", build=build)
+def frame(_: Asked) -> Mapping[str, object]:
+    return {"legend": [(kind, wording.plain(kind), drawing.piece(kind)) for kind in drawing.KINDS]}
+
+
+VIEW: Final = View(name="transfer", title="Transfer", build=build, frame=frame)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -55,11 +56,15 @@ async def build(asked: Asked) -> Live:
     query = query_of(asked.given)
     page = asked.board.transfers(query)
     cells, groups = await strip(asked)
+    bars = await asyncio.to_thread(asked.bars.of, page.rows)
     return Live(
         values={**cells, **pager(page, query, PATH, PLAIN)},
         lists={
             "groups": groups,
-            "transfers": {row.id: rows.transfer_cells(row, asked.now_ms) for row in page.rows},
+            "transfers": {
+                row.id: rows.transfer_cells(row, asked.now_ms, bars.get(row.id, ()))
+                for row in page.rows
+            },
         },
     )
 

@@ -11,6 +11,7 @@ from chunkq.dashboard.addresses import Fields, encoded
 from chunkq.dashboard.board import Board
 from chunkq.dashboard.lately import Lately
 from chunkq.dashboard.live import Live, Value
+from chunkq.dashboard.piecebars import PieceBars
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,7 @@ class Asked:
 
     board: Board
     lately: Lately
+    bars: PieceBars
     given: Fields
     now_ms: int
     generation: int = 0

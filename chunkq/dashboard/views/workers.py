@@ -21,8 +21,8 @@ async def build(asked: Asked) -> Live:
 def _cells(worker: WorkerView, now_ms: int) -> Cells:
     tone, word = _standing(worker)
     links = "; ".join(
-        f"{link} ({transport})" + (f": {wording.plain(why)}" if why else "")
-        for link, transport, why in worker.links
+        ": ".join(filter(None, (link, wording.plain(reason), detail)))
+        for link, reason, detail in worker.links
     )
     return {
         "row": {"data-tone": tone},
