@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from chunkq.api.operations import Operations
 from chunkq.api.views import Filter, Outcome
 from chunkq.dashboard.addresses import Fields, fields, filter_of, first
-from chunkq.dashboard.board import Board
 from chunkq.errors import ChunkqError, UsageError
 from chunkq.storage.control import Kind
 
@@ -35,7 +35,7 @@ class Said:
     ok: bool = True
 
 
-async def act(board: Board, given: Fields, by: str) -> Said:
+async def act(board: Operations, given: Fields, by: str) -> Said:
     """Do what the button `do` says: a verb, and for some a target behind a space.
 
     Raises `ChunkqError` for what could not be done at all.
@@ -64,7 +64,7 @@ def _chosen(given: Fields, target: str) -> Filter:
     raise UsageError("no transfer is ticked", hint="tick some, or all that match")
 
 
-async def _steer(board: Board, verb: str, chosen: Filter, by: str) -> Said:
+async def _steer(board: Operations, verb: str, chosen: Filter, by: str) -> Said:
     calls: dict[str, Callable[[], Outcome]] = {
         "pause": lambda: board.pause(chosen, by),
         "resume": lambda: board.resume(chosen, by),
@@ -87,7 +87,7 @@ def _told(outcome: Outcome, done: str) -> Said:
     return Said(f"{what} {done}. Not done: {'; '.join(told)}", ok=False)
 
 
-async def _freeze(board: Board, verb: str, name: str, by: str) -> Said:
+async def _freeze(board: Operations, verb: str, name: str, by: str) -> Said:
     action, _, word = verb.partition("-")
     kind: Kind = "peer" if word == "peer" else "link"
     call = board.freeze if action == "freeze" else board.thaw
@@ -97,7 +97,7 @@ async def _freeze(board: Board, verb: str, name: str, by: str) -> Said:
     return Said(f"The {kind} {name} is thawed.")
 
 
-async def _dead_letters(board: Board, verb: str, given: Fields, by: str) -> Said:
+async def _dead_letters(board: Operations, verb: str, given: Fields, by: str) -> Said:
     link, sender, reason = (first(given, name) for name in ("link", "sender", "reason"))
     if not link:
         raise UsageError("no link is named")

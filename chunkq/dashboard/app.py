@@ -19,10 +19,10 @@ from starlette.responses import (
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from chunkq.api.operations import Operations
 from chunkq.dashboard import actions
 from chunkq.dashboard.access import RENEW_MS, Access
 from chunkq.dashboard.addresses import Fields, first
-from chunkq.dashboard.board import Board
 from chunkq.dashboard.events import MAX_STREAMS, SEND_TIMEOUT_S, changes, encoded
 from chunkq.dashboard.guard import Guard
 from chunkq.dashboard.live import Live
@@ -146,7 +146,7 @@ class Pages:
         return PlainTextResponse("ok\n")
 
 
-def create_app(board: Board, place: Place, access: Access) -> tuple[ASGIApp, Shared]:
+def create_app(board: Operations, place: Place, access: Access) -> tuple[ASGIApp, Shared]:
     """The guarded application, and what ends its streams."""
     shared = Shared(board, place, access)
     login = Login(shared)

@@ -6,9 +6,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from chunkq.api.operations import Operations
 from chunkq.api.views import TransferRow
 from chunkq.dashboard import drawing
-from chunkq.dashboard.board import Board
 
 #: Rows of some tabs with full pages.
 _MAX_KEPT: Final = 2048
@@ -17,7 +17,7 @@ _MAX_KEPT: Final = 2048
 class PieceBars:
     """Cells of bars, by what was there when they were drawn."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Operations) -> None:
         self._board = board
         self._kept: OrderedDict[str, tuple[int, tuple[str, ...]]] = OrderedDict()
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from chunkq.dashboard.board import Board
+from chunkq.api.operations import Operations
 from chunkq.errors import ChunkqError
 from chunkq.telemetry.logs import write as write_log
 
@@ -17,7 +17,7 @@ INTERVAL_S: Final = 1.0
 class Refresher:
     """`generation` rises with each look; `trouble` is why the last one failed, or empty."""
 
-    def __init__(self, board: Board, now_ms: Callable[[], int]) -> None:
+    def __init__(self, board: Operations, now_ms: Callable[[], int]) -> None:
         self._board = board
         self._now_ms = now_ms
         self._looked = asyncio.Condition()

@@ -7,12 +7,11 @@ import getpass
 import socket
 import time
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 
 from chunkq.api.operations import Operations
 from chunkq.dashboard.access import Access, plain_user
 from chunkq.dashboard.app import create_app
-from chunkq.dashboard.board import Board
 from chunkq.dashboard.listening import Listening
 from chunkq.dashboard.secret import load_secret
 from chunkq.dashboard.serving import serve
@@ -65,7 +64,7 @@ async def run(
         now_ms=_now_ms,
         log_in_refused=log_in_refused,
     )
-    app, shared = create_app(cast("Board", operations), place, _access(settings))
+    app, shared = create_app(operations, place, _access(settings))
 
     await asyncio.to_thread(note, "dashboard_started", listening.address(port))
 

@@ -11,11 +11,11 @@ from jinja2 import Environment
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from chunkq.api.operations import Operations
 from chunkq.dashboard.access import Access, Session
 from chunkq.dashboard.actions import Said
 from chunkq.dashboard.addresses import Fields, fields
 from chunkq.dashboard.assets import Assets
-from chunkq.dashboard.board import Board
 from chunkq.dashboard.events import Streams
 from chunkq.dashboard.guard import MAX_BODY_BYTES
 from chunkq.dashboard.lately import Lately
@@ -49,7 +49,7 @@ class Place:
 class Shared:
     """One application's."""
 
-    def __init__(self, board: Board, place: Place, access: Access) -> None:
+    def __init__(self, board: Operations, place: Place, access: Access) -> None:
         self.board = board
         self.place = place
         self.access = access

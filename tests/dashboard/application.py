@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 
+from chunkq.api.operations import Operations
 from chunkq.dashboard.access import Access
 from chunkq.dashboard.app import create_app
-from chunkq.dashboard.board import Board
 from chunkq.dashboard.shared import Place, Shared
 
 ORIGIN = "http://127.0.0.1:8137"
@@ -55,7 +55,9 @@ class Clock:
 
 
 @asynccontextmanager
-async def visited(board: Board, clock: Clock | None = None, **place: Any) -> AsyncIterator[Visitor]:
+async def visited(
+    board: Operations, clock: Clock | None = None, **place: Any
+) -> AsyncIterator[Visitor]:
     """The application over `board`, and somebody who is not logged in yet."""
     now_ms = clock or Clock()
     access = Access(bytes(32), now_ms)

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chunkq.api.operations import Operations
 from chunkq.api.views import Page, Query
 from chunkq.dashboard.addresses import Fields, encoded
-from chunkq.dashboard.board import Board
 from chunkq.dashboard.lately import Lately
 from chunkq.dashboard.live import Live, Value
 from chunkq.dashboard.piecebars import PieceBars
@@ -18,7 +18,7 @@ from chunkq.dashboard.piecebars import PieceBars
 class Asked:
     """One look at a view. `given`: the address's fields; `generation`: of the last refresh."""
 
-    board: Board
+    board: Operations
     lately: Lately
     bars: PieceBars
     given: Fields
