@@ -41,6 +41,16 @@ HOSTILE: Final = "<img src=x onerror=alert(1)>"
 BIDI: Final = "invoice-\u202efdp.exe"
 
 
+@dataclass(frozen=True, slots=True)
+class _AllBut:
+    """Every id but one."""
+
+    job_id: str
+
+    def __contains__(self, other: object) -> bool:
+        return other != self.job_id
+
+
 @dataclass(slots=True)
 class Moving:
     """A transfer that the requester of the scene has in hand."""
@@ -55,6 +65,8 @@ class Moving:
     rate: int
     origins: tuple[str, ...]
     since_ms: int
+    #: A run of chunks that have not come yet.
+    gap: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)
@@ -106,14 +118,15 @@ class Scene:
             created_ms=created,
             options={"priority": priority},
             by="erin@ops",
+            origin=self._first_id(source).hex(),
         )
         self.journal.add(Event(at_ms=created, what="queued", transfer=job.job_id, by="erin@ops"))
         return job
 
     def claimed(self, source: str, **given: Any) -> JobClaim:
-        """A job that is this process's; nothing else may be queued yet."""
+        """A job that is this process's."""
         job = self.queued(source, **given)
-        claim: JobClaim | None = self.store.claim()
+        claim: JobClaim | None = self.store.claim(_AllBut(job.job_id))
         assert claim is not None
         assert claim.job.job_id == job.job_id
         self.journal.add(Event(at_ms=job.created_ms + 900, what="started", transfer=job.job_id))
@@ -157,19 +170,21 @@ class Scene:
         """One that the requester has in hand."""
         claim = self.claimed(source, **given)
         job = claim.job
-        if size and state is not State.OPENING:
-            self.stage(job, size, done)
+        staged = size and state is not State.OPENING
+        gap = self.stage(job, size, done) if staged else None
         peer = job.peer
         since = self.now_ms - (1_500 if rate else 400_000)
         self.moving.append(
-            Moving(job, claim, state, reason, detail, size, done, rate, origins or (peer,), since)
+            Moving(
+                job, claim, state, reason, detail, size, done, rate, origins or (peer,), since, gap
+            )
         )
         return job
 
-    def stage(self, job: Job, size: int, done: int) -> None:
-        """What has come of it, in staging: from the beginning on, then with gaps."""
+    def stage(self, job: Job, size: int, done: int) -> tuple[int, int] | None:
+        """What has come of it, in staging: from the beginning on, then with gaps; a gap."""
         named = Source.parse(job.sources[0])
-        origin = ref_of(Registry(self.settings.directories).peer(named.peer)).first_id
+        origin = self._first_id(job.sources[0])
         place = Destination.for_file(job.destination)
         Places(self.actor.state).remember(place.path)
         parts = (Path(job.destination).name,)
@@ -199,6 +214,11 @@ class Scene:
             )
         )
         self.opened += [staging, place]
+        return next(((each, 1) for each in range(count) if each not in bitmap), None)
+
+    def _first_id(self, source: str) -> bytes:
+        peer = Source.parse(source).peer
+        return ref_of(Registry(self.settings.directories).peer(peer)).first_id
 
     def _told(self, job: Job, what: str, reason: str = "") -> Job:
         by = "erin@ops" if what in ("paused", "cancelled") else ""
@@ -233,7 +253,8 @@ class Scene:
 
     def _transfer(self, each: Moving, now: int) -> TransferReport:
         rate = int(each.rate * self.random.uniform(0.85, 1.1))
-        each.done = min(each.size, each.done + rate)
+        # the bitmap on disk stands, so the count only just moves
+        each.done = min(each.size, each.done + rate // 64)
         share = each.done // len(each.origins)
         first = each.done // CHUNK
         total = -(-each.size // CHUNK)
@@ -261,7 +282,7 @@ class Scene:
                 )
                 for index, peer in enumerate(each.origins)
             ],
-            in_flight=[(first, 24)] if rate and first + 24 < total else [],
+            in_flight=[each.gap] if rate and each.gap else [],
         )
 
     def _report(self, role: str, **given: Any) -> Report:
@@ -298,7 +319,7 @@ class Scene:
         if self.thread is not None:
             self.thread.join()
         for each in self.moving:
-            each.claim.close()
+            self.store.give_back(each.claim)
         for each in reversed(self.opened):
             each.close()
         self.actor.end()
