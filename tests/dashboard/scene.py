@@ -217,7 +217,7 @@ class Scene:
         return next(((each, 1) for each in range(count) if each not in bitmap), None)
 
     def _first_id(self, source: str) -> bytes:
-        peer = Source.parse(source).peer
+        peer = source.partition(":")[0]
         return ref_of(Registry(self.settings.directories).peer(peer)).first_id
 
     def _told(self, job: Job, what: str, reason: str = "") -> Job:
