@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from chunkq.ports import PeerRef
+from chunkq.protocol.limits import COMMIT_BYTES
 from chunkq.protocol.messages import Request
 from chunkq.protocol.priority import Priority
 from chunkq.protocol.quota import Quota, asked_bytes
@@ -30,6 +31,8 @@ SMALL_BACKLOG_BYTES = 6 * CHUNK_BYTES
 SMALL_IN_FLIGHT_BYTES = 4 * CHUNK_BYTES
 SMALL_PENDING = 16
 FLOOR_PAGES = 16
+#: How many worlds have commit groups of a few chunks: else most files are one group.
+SMALL_COMMITS = 0.35
 
 
 class Bounds:
@@ -38,6 +41,10 @@ class Bounds:
     def __init__(self, world: World, requests_per_s: float, concurrency: int) -> None:
         self._world = world
         self.small = world.streams.of("bounds").random() < SMALL
+        commits = world.streams.of("commits")
+        is_small = commits.random() < SMALL_COMMITS
+        #: The most of a commit group.
+        self.commit_bytes = commits.choice((1, 2, 6)) * CHUNK_BYTES if is_small else COMMIT_BYTES
         self.floor = Floor(FLOOR_PAGES * PAGE_BYTES) if self.small else NO_FLOOR
         self.quota = Quota(requests_per_s=requests_per_s)
         if self.small:

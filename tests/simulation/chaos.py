@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SPELL_S = (0.05, 60.0)
 #: How far a wall clock jumps, either way.
 JUMP_S = (1.0, 40 * 24 * 3600.0)
+#: How long after it was asked for chunks a source changes, in seconds: some have come by then.
+WHILE_ASKED_S = (0.0, 0.2)
 
 
 class Chaos:
@@ -31,6 +33,7 @@ class Chaos:
         self._calls: dict[Running, int] = {}
         self._syncs: dict[Running, int] = {}
         self._cuts: dict[Running, int] = {}
+        self._changes_when_asked = False
 
     def _random(self, name: str) -> Random:
         if name not in self._streams:
@@ -64,6 +67,8 @@ class Chaos:
         for name, fire in kinds.items():
             if getattr(world.faults, name):
                 self._arm(name, fire)
+        # Most files have come before its first time is due.
+        self._changes_when_asked = world.faults.change_every > 0
         if world.faults.wall_wrong:
             random = self._random("wall_wrong")
             for host in world.hosts.values():
@@ -249,8 +254,26 @@ class Chaos:
     # ------------------------------------------------------------ sources
 
     def _change(self, random: Random) -> None:
+        """A source changes: at once, or while somebody is getting it."""
+        if random.random() < 0.5:
+            self._change_source(random, random.choice(self._world.workload.sources))
+        else:
+            self._changes_when_asked = True
+
+    def asked_for_chunks(self, path: str) -> None:
+        """An origin is about to answer a request for chunks."""
+        random, sources = self._random("change_every"), self._world.workload.sources
+        if self._changes_when_asked and self._lasts and random.random() < 0.5:
+            self._changes_when_asked = False
+            for source in [each for each in sources if each.path == path]:
+                self._world.loop.later(random.uniform(*WHILE_ASKED_S), self._meets, source)
+
+    def _meets(self, source: Source) -> None:
+        if self._lasts and not self._world.is_over:
+            self._change_source(self._random("change_every"), source)
+
+    def _change_source(self, random: Random, source: Source) -> None:
         """Another version, alike or not; over the old one, or in its place."""
-        source = random.choice(self._world.workload.sources)
         if source.gone:
             return
         now, kind = source.now, random.random()

@@ -69,7 +69,12 @@ class Desk:
         with Destination.for_file(job.destination, self.world.bounds.floor) as destination:
             fetch = FileFetch(
                 first.peer,
-                Order(share=SHARE, path=job.source.path, patience_s=job.patience_s),
+                Order(
+                    share=SHARE,
+                    path=job.source.path,
+                    patience_s=job.patience_s,
+                    commit_bytes=self.world.bounds.commit_bytes,
+                ),
                 open_staging=lambda: self._open(job, destination),
                 pool=self.pool,
                 mirrors=others,

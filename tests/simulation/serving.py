@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from chunkq.ports import Buffer, PeerRef
 from chunkq.protocol import cbor
 from chunkq.protocol.manifest import Head, decode_head, encode_head, sign_head
-from chunkq.protocol.messages import ManifestReply, Refusal, RefusalReason, Request
+from chunkq.protocol.messages import Chunks, ManifestReply, Refusal, RefusalReason, Request
 from chunkq.protocol.packet import ReplyKind
 from chunkq.protocol.seal import ReplySealer
 from chunkq.runtime.answers import Answers
@@ -49,6 +49,8 @@ class WatchedAnswers(Answers):
     async def act(self, peer: PeerRef, body: Request, replies: Replies) -> None:
         world, faults = self._world, self._world.faults
         world.watch.acting(self._process, self._site, peer, body, replies.request_id)
+        if isinstance(body, Chunks):
+            world.chaos.asked_for_chunks(body.path)
         random = world.streams.lies
         if faults.stall and random.random() < faults.stall:
             world.fault("stall", self._process.name)
