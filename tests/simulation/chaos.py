@@ -21,6 +21,8 @@ SPELL_S = (0.05, 60.0)
 JUMP_S = (1.0, 40 * 24 * 3600.0)
 #: How long after it was asked for chunks a source changes, in seconds: some have come by then.
 WHILE_ASKED_S = (0.0, 0.2)
+#: And a requester dies so long after it was lied to: what it asked for may be in its queue.
+UNDER_WAY_S = (0.0, 0.1)
 
 
 class Chaos:
@@ -175,6 +177,18 @@ class Chaos:
             process = random.choice(self._world.processes)
             self._world.fault("kill_every", process.name)
             self._world.kill(process)
+
+    def lies_are_under_way(self) -> None:
+        """An origin has sealed a wrong chunk: whoever asked may be dead when it comes."""
+        world, random = self._world, self._random("kill at a lie")
+        if world.faults.kill_every and self._lasts and random.random() < 0.3:
+            world.loop.later(random.uniform(*UNDER_WAY_S), self._kill_a_requester)
+
+    def _kill_a_requester(self) -> None:
+        alive = [each for each in self._world.processes if "-fetch-" in each.name]
+        if alive and self._lasts and not self._world.is_over:
+            self._world.fault("kill_every", alive[0].name)
+            self._world.kill(alive[0])
 
     def _cut_power(self, random: Random) -> None:
         host = random.choice(list(self._world.hosts))

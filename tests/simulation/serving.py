@@ -88,6 +88,8 @@ class Liar:
                 world.fault(name, f"{self._site} #{index}")
                 body, index = lie(world.streams.lies, bytes(body), index)
                 world.watch.lied(self._site)
+                if kind is ReplyKind.CHUNK:
+                    world.chaos.lies_are_under_way()
         return self._sealer.seal(kind, body, index, packed=packed)
 
     def _bad_manifest(self, random: Random, body: bytes, index: int) -> tuple[Buffer, int]:
