@@ -16,7 +16,7 @@ import pytest
 
 import chunkq
 from chunkq import compose
-from chunkq.api import serving
+from chunkq.api import serving as serving_module
 from chunkq.errors import IntegrityError
 from chunkq.ports import Buffer, Clock, Mailbox
 from chunkq.protocol.compression import MAX_PASSED
@@ -91,7 +91,7 @@ async def world(
         made.transports.setdefault(site, []).append(carrier)
         return LimitedTransport(carrier, clock, send=SLOW, receive=None)
 
-    for module in (compose.requester, serving):
+    for module in (compose.requester, serving_module):
         monkeypatch.setattr(module, "make_transport", make_transport)
 
     def settings(name: str, compression: str) -> chunkq.Settings:
