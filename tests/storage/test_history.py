@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -303,7 +304,8 @@ def test_killed_at_every_statement(tmp_path: Path) -> None:
         for number in range(3):
             site.tell("queued", f"t{number}", detail=str(number))
         job_id = site.end()
-        ended = run_in_child(lambda site=site, step=step: _record_and_die(site, step))  # type: ignore[misc]
+        die = partial(_record_and_die, site, step)
+        ended = run_in_child(die)
 
         site.history.transfers(Wanted())
         assert ["queued"] == [each.what for each in site.history.timeline("t0")]
