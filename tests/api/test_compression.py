@@ -104,8 +104,8 @@ async def world(
     keys = {name: chunkq.SiteKeys.generate(os.urandom) for name in ("alice", "bob")}
     cards: dict[str, str] = {}
     opened = chunkq.Site.open(settings("alice", alice), keys=keys["alice"], peers=cards)
-    serving = chunkq.Site.open(settings("bob", bob), keys=keys["bob"], peers=cards)
-    async with opened as made.alice, serving as origin:
+    offering = chunkq.Site.open(settings("bob", bob), keys=keys["bob"], peers=cards)
+    async with opened as made.alice, offering as origin:
         cards |= {"alice": made.alice.card, "bob": origin.card}
         ready = asyncio.Event()
         work = asyncio.ensure_future(
