@@ -30,12 +30,15 @@ async def keeping_history(settings: Settings, log: Log) -> AsyncIterator[None]:
         log("history_damaged", level="warning", detail=text)
 
     recorder = Recorder(state, store, notice=notice)
+    #: A thread that records is not to be met by another: the last one may still be at it.
+    alone = asyncio.Lock()
     told = ""
 
     async def record() -> None:
         nonlocal told
         try:
-            await asyncio.to_thread(recorder.record)
+            async with alone:
+                await asyncio.to_thread(recorder.record)
             told = ""
         except ChunkqError as error:
             if error.message != told:

@@ -112,6 +112,7 @@ class Operations:
         )
         self._queues = Queues(settings, self._alias_of, wall_ms=self._now_ms)
         self._lock = threading.Lock()
+        self._recording = threading.Lock()
 
     def close(self) -> None:
         self._recorder.close()
@@ -136,7 +137,8 @@ class Operations:
 
         Raises `StorageError`; nothing is lost by it.
         """
-        return self._recorder.record()
+        with self._recording:
+            return self._recorder.record()
 
     def heard(self, report: Report) -> None:
         """A process of another host says how it goes."""
@@ -255,14 +257,16 @@ class Operations:
         """Give them another chance; empty words mean all. How many. Raises `ChunkqError`."""
         count = await self._queues.requeue(link, sender, reason)
         detail = _told_of(count, sender, reason)
-        await asyncio.to_thread(self._tell, "dead_letters_requeued", link, by, detail)
+        if count:
+            await asyncio.to_thread(self._tell, "dead_letters_requeued", link, by, detail)
         return count
 
     async def discard(self, link: str, sender: str, reason: str, by: str = "") -> int:
         """Remove them for good; empty words mean all. How many. Raises `ChunkqError`."""
         count = await self._queues.discard(link, sender, reason)
         detail = _told_of(count, sender, reason)
-        await asyncio.to_thread(self._tell, "dead_letters_discarded", link, by, detail)
+        if count:
+            await asyncio.to_thread(self._tell, "dead_letters_discarded", link, by, detail)
         return count
 
     # ------------------------------------------------------------ what was

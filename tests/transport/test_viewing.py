@@ -200,8 +200,9 @@ async def test_queues_and_dead_letters_with_the_management_api(
     await south.publish(Mailbox("req", "mallory"), b"for another")
     await first.close()
     await reject_all(north, 5)
+    add_operator(broker)
     viewer = RabbitMQViewer(
-        options(broker.url()), Management(f"http://guest:guest@127.0.0.1:{port}")
+        options(broker.url()), Management(f"http://operator:se%2Fcret@127.0.0.1:{port}")
     )
     await until(lambda: broker.queue_length("/", "cq.dlq") == 5)
 
@@ -223,6 +224,14 @@ async def test_queues_and_dead_letters_with_the_management_api(
     assert (1, 0) == (found["cq.rep.north.abc"].consumers, found["cq.req.north"].consumers)
     await replies.close()
     await sites.close()
+
+
+def add_operator(broker: Broker) -> None:
+    """With what the deployment notes give one, and no more."""
+    broker.add_user(
+        "operator", "se/cret", "/", configure="^$", write="^cq[.]req$", read="^cq[.]dlq$"
+    )
+    broker.eval('rabbit_auth_backend_internal:set_tags(<<"operator">>, [monitoring], <<"test">>).')
 
 
 async def listed(viewer: RabbitMQViewer, names: set[str]) -> dict[str, QueueState]:
