@@ -27,8 +27,9 @@ from tests.fuzz.quick import use_quick_keys
 from tests.fuzz.target import Target
 from tests.fuzz.targets import TARGETS
 
-#: libFuzzer's bounds: one input may take so long, and the process so much memory.
-TIMEOUT_S = 10
+#: libFuzzer's bounds: one input may take so long, by a clock that a busy machine does not stop, and
+#: the process so much memory.
+TIMEOUT_S = 60
 RSS_LIMIT_MIB = 512
 #: Longer inputs only make it slow; limits beyond are tested by hand. A longer seed may double.
 MAX_INPUT_BYTES = 512

@@ -33,6 +33,8 @@ def main() -> int:
     except Failure as error:
         failure = error
     except KeyboardInterrupt:
+        if campaign.outcomes:
+            print(table(campaign.outcomes, campaign.trends))
         print("stopped", file=sys.stderr)
         shutil.rmtree(root, ignore_errors=True)
         return 130

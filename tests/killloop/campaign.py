@@ -30,13 +30,15 @@ class Campaign:
     def run(self, root: Path, say: Callable[[str], None]) -> None:
         pool = Pool(root / "pool", random.Random(self.seed))
         gauge = Gauge()
-        with World(root, pool) as world:
-            for plan in plans(self.seed, self.rounds, each_once=self.each_once):
-                if self.only is not None and plan.number != self.only:
-                    continue
-                self._round(world, plan, gauge)
-                say(line(self.outcomes[-1]))
-        self.trends = gauge.trends()
+        try:
+            with World(root, pool) as world:
+                for plan in plans(self.seed, self.rounds, each_once=self.each_once):
+                    if self.only is not None and plan.number != self.only:
+                        continue
+                    self._round(world, plan, gauge)
+                    say(line(self.outcomes[-1]))
+        finally:
+            self.trends = gauge.trends()
         for trend in self.trends:
             trend.check()
 

@@ -72,14 +72,18 @@ def _broker_problem(world: World, carrier: Carrier) -> str | None:
     queues = broker.queues(VHOST)
     if "cq.req.bob" not in queues:
         return "the queue of requests is gone"
-    if len([name for name in queues if name.startswith("cq.rep.")]) > MOST_REQUESTERS:
+    if len([name for name in queues if name.startswith("cq.rep.alice.")]) > MOST_REQUESTERS:
         return f"queues of requesters that are no more: {queues}"
+    if len([name for name in queues if name.startswith("cq.rep.bob.")]) > WORKERS:
+        return f"queues of workers that are no more: {queues}"
     if "cq.dlq" in queues and (dead := broker.queue_length(VHOST, "cq.dlq")):
         return f"{dead} requests were given up, as if they killed workers"
     if waiting := broker.queue_length(VHOST, "cq.req.bob"):
         return f"{waiting} requests are left in the queue"
     consumers = sorted(name.rpartition(".")[0] for name in broker.consumers(VHOST))
-    expected = ["cq.rep.alice"] * (carrier.work is not None) + ["cq.req"] * WORKERS
+    # a worker hears of commands where it takes no replies; a requester worker where it takes them
+    expected = ["cq.rep.alice"] * (carrier.work is not None)
+    expected += ["cq.rep.bob"] * WORKERS + ["cq.req"] * WORKERS
     if consumers != expected:
         return f"consumers at the broker: {consumers}, not {expected}"
     connections = broker.connections()
