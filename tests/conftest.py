@@ -14,6 +14,14 @@ from tests.support.rabbitmq import Sites
 URL_VARIABLE = "CHUNKQ_TEST_AMQP_URL"
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Tests of a group share what is costly to start: none may be torn apart unnoticed."""
+    if getattr(session.config.option, "loadgroup", False):
+        grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+        torn = [item.nodeid for item in grouped if "@" not in item.nodeid]
+        assert not torn, f"pytest-xdist does not know the group of {torn[0]}"
+
+
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A private RabbitMQ, one to a test process; started when the first test asks for it.
