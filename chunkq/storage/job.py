@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cache
 from hashlib import blake2b
@@ -21,6 +21,8 @@ NAME: Final = re.compile(r"[0-9]{13,20}-[0-9a-f]{8}\.json")
 
 #: Half a character, as JSON writes it.
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+_REASONS: Final = frozenset(Reason)
 
 Option = str | int | float | bool | None
 
@@ -90,7 +92,7 @@ class Job:
         """Why it stands where it stands, if there is anything to say."""
         if self.error_code:
             return reason_of_error(self.error_code)
-        return Reason(self.reason) if self.reason in set(Reason) else None
+        return Reason(self.reason) if self.reason in _REASONS else None
 
 
 class JobClaim:
@@ -115,8 +117,7 @@ def _parser() -> TypeAdapter[Job]:
 
 def encode(job: Job) -> bytes:
     """As the file has it; its state is where the file is."""
-    content = asdict(job)
-    del content["state"]
+    content = {name: getattr(job, name) for name in _FIELDS}
     return json.dumps(content, ensure_ascii=True, indent=1).encode()
 
 
@@ -134,6 +135,10 @@ def decode(raw: bytes) -> Job | None:
         return None
     known = {each.name: content[each.name] for each in fields(Job) if each.name in content}
     return Job(**{**known, "sources": tuple(known["sources"])})
+
+
+#: What a file says: all but the state.
+_FIELDS: Final = tuple(each.name for each in fields(Job) if each.name != "state")
 
 
 def mark_of(sources: Sequence[str], destination: str) -> str:

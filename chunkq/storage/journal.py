@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
 from typing import BinaryIO, Final, Literal, get_args
@@ -174,7 +174,8 @@ def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _line(event: Event) -> bytes:
     fields: dict[str, object] = {"at_ms": event.at_ms}
-    for name, value in asdict(event).items():
+    for name in Event.__slots__:
+        value = getattr(event, name)
         if isinstance(value, str) and value:
             # a name on disk may be no text at all
             fields[name] = value[:MAX_TEXT_CHARS].encode(errors="replace").decode()

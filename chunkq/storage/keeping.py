@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -53,6 +54,8 @@ class Keeping(Steering):
     ) -> None:
         super().__init__(state_dir, entropy=entropy, wall_s=wall_s, sleep=sleep)
         self._swept = False
+        #: Since these histories were last cut.
+        self._came: Counter[JobState] = Counter()
 
     # ------------------------------------------------------------ whose process died
 
@@ -136,6 +139,7 @@ class Keeping(Steering):
         open_ = {*self._names(JobState.RUNNING), *self._names(JobState.PENDING)}
         self.control.sweep(lambda job_id: job_id + SUFFIX not in open_)
         for state in (JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.PAUSED):
+            self._came[state] = MAX_FAILED
             self._prune(state)
 
     def _prune(self, state: JobState) -> None:
@@ -147,6 +151,11 @@ class Keeping(Steering):
             JobState.PAUSED: MAX_PAUSED,
         }
         most = bounds[state]
+        # to list thousands for each that ends takes longer than all else
+        self._came[state] += 1
+        if self._came[state] < most // _SLACK_PART:
+            return
+        self._came[state] = 0
         names = self._names(state)
         if len(names) <= most + most // _SLACK_PART:
             return

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from chunkq.cli.main import main
 from chunkq.storage.control import Control
 from chunkq.storage.jobs import Job, JobStore
 from chunkq.storage.journal import Journal
@@ -257,7 +258,9 @@ def test_an_interrupted_get_is_paused(both: tuple[Pair, Running, Running]) -> No
     assert content == (pair.inbox / "cut").read_bytes()
 
 
-def test_by_filter_and_what_is_refused(both: tuple[Pair, Running, Running]) -> None:
+def test_by_filter_and_what_is_refused(
+    both: tuple[Pair, Running, Running], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Each is told of; 3 where some were refused, 4 where nothing is found, 2 for half a wish."""
     pair, _, _ = both
     pair.alice.quick("link", "freeze", "default")
@@ -267,20 +270,21 @@ def test_by_filter_and_what_is_refused(both: tuple[Pair, Running, Running]) -> N
 
     paused = steer(pair, "pause", "--text", "OF-MANY", "--state", "queued", "--peer", "bob")
     resumed = steer(pair, "resume", *(each["id"] for each in paused[:2]))
-    some = pair.alice.run("cancel", paused[0]["id"], "bob:docs/nowhere")
-    none = pair.alice.run("retry", "--text", "nowhere at all")
-    both_given = pair.alice.run("pause", "--all", paused[0]["id"])
-    unknown = pair.alice.run("pause", "--state", "sleeping")
-    several = pair.alice.run("cancel", "1")
+    capsys.readouterr()
+    some = main([*pair.alice.arguments, "cancel", paused[0]["id"], "bob:docs/nowhere"])
+    said = capsys.readouterr()
+    none = main([*pair.alice.arguments, "retry", "--text", "nowhere at all"])
+    both_given = main([*pair.alice.arguments, "pause", "--all", paused[0]["id"]])
+    unknown = main([*pair.alice.arguments, "pause", "--state", "sleeping"])
+    several = main([*pair.alice.arguments, "cancel", "1"])
     rest = steer(pair, "cancel", "--text", "of-many")
     pair.alice.quick("link", "thaw", "default")
 
     assert ["paused"] * 3 == [each["outcome"] for each in paused]
     assert ["resumed"] * 2 == [each["outcome"] for each in resumed]
-    assert 3 == some.code
-    assert "bob:docs/nowhere" in some.err
-    assert f"cancelled: {paused[0]['id']}" in some.out
-    assert [4, 2, 2, 2] == [each.code for each in (none, both_given, unknown, several)]
+    assert [3, 4, 2, 2, 2] == [some, none, both_given, unknown, several]
+    assert "bob:docs/nowhere" in said.err
+    assert f"cancelled: {paused[0]['id']}" in said.out
     assert ["cancelled"] * 2 == [each["outcome"] for each in rest]
 
 
@@ -291,7 +295,7 @@ def test_drained_workers_finish_what_they_have(both: tuple[Pair, Running, Runnin
     pair.offer("untouched", b"untouched")
     names = {each.role: each.instance for each in Reports(pair.alice.state).read_all()}
 
-    refused = pair.alice.run("drain", "nobody")
+    refused = main([*pair.alice.arguments, "drain", "nobody"])
     pair.alice.quick("drain", names["requester"])
     working.until_said('"draining"')
     queued = "bob:docs/untouched"
@@ -301,7 +305,7 @@ def test_drained_workers_finish_what_they_have(both: tuple[Pair, Running, Runnin
     pair.bob.quick("drain", "--all")
     served = serving.wait()
 
-    assert 4 == refused.code
+    assert 4 == refused
     assert [0, 0] == [ended.code, served.code]
     assert "done" == job(pair, source).state
     assert content == (pair.inbox / "finished").read_bytes()
