@@ -21,7 +21,7 @@ from chunkq.protocol.priority import PriorityWord
 EXAMPLES: Final = """\b
 Examples:
   chunkq prio urgent beta:docs/vm.img     overtakes what is under way
-  chunkq prio bulk --peer beta            all of a peer let everything overtake
+  chunkq prio bulk --peer beta            all of a peer go last
 """
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)

@@ -21,7 +21,7 @@ EXAMPLES: Final = """\b
 Examples:
   chunkq retry 1700000000000-0123abcd     one
   chunkq retry --reason disk_full         all that failed for that reason
-  chunkq retry --peer beta                all of a peer that failed or were cancelled
+  chunkq retry --peer beta                all of a peer that ended so
 """
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
