@@ -39,6 +39,7 @@ class Hand:
         self._log = log
         self._opened: JobStore | None = None
         self._held: dict[str, Steered] = {}
+        self._beginning: set[Steered] = set()
         self._waiting: set[Steered] = set()
         self._looked = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
@@ -79,19 +80,25 @@ class Hand:
 
     @property
     def has_room(self) -> bool:
-        return len(self._held) < MAX_HELD
+        return len(self._held) + len(self._beginning) < MAX_HELD
 
     def watch(self, steered: Steered) -> None:
         """A transfer begins that heeds what is frozen."""
         self._waiting.add(steered)
 
+    def expect(self, steered: Steered) -> None:
+        """Its job is being made."""
+        self._beginning.add(steered)
+
     def hold(self, job_id: str, steered: Steered) -> None:
         """It has its job."""
+        self._beginning.discard(steered)
         self._held[job_id] = steered
 
     def let_go(self, job_id: str, steered: Steered) -> None:
         """It has ended."""
         self._waiting.discard(steered)
+        self._beginning.discard(steered)
         self._held.pop(job_id, None)
 
     # ------------------------------------------------------------ what is frozen

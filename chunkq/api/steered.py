@@ -85,6 +85,7 @@ class Steered:
     async def begin(self) -> None:
         """It has a job from now on; a second time nothing happens. Raises `StorageError`."""
         if self._claim is None and self._begin is not None:
+            self._hand.expect(self)
             making = asyncio.ensure_future(asyncio.to_thread(self._begin, self._hand.store))
             try:
                 await to_the_end(making)
