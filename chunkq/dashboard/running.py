@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from chunkq.api.elsewhere import Elsewhere
 from chunkq.api.operations import Operations
 from chunkq.dashboard.access import Access, plain_user
 from chunkq.dashboard.app import create_app
@@ -43,7 +44,10 @@ async def run(
     """Serve the page on a socket that listens, until cancelled. Raises `ChunkqError`."""
     port = bound.getsockname()[1]
     host = socket.gethostname()
-    operations = await asyncio.to_thread(Operations, settings, by=f"{_BY}@{host}")
+    elsewhere = Elsewhere(settings)
+    operations = await asyncio.to_thread(
+        Operations, settings, by=f"{_BY}@{host}", send=elsewhere.send
+    )
 
     journal = Journal(settings.directories.state)
 
@@ -73,7 +77,8 @@ async def run(
         shared.refresher.soon()
 
     try:
-        await serve(app, listening, bound, on_ready=on_ready, on_end=on_end)
+        async with elsewhere.listening(operations.heard):
+            await serve(app, listening, bound, on_ready=on_ready, on_end=on_end)
     finally:
         operations.close()
 

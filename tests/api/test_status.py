@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 import chunkq
+from chunkq.api.elsewhere import Elsewhere
+from chunkq.api.operations import Operations
 from chunkq.api.status import Status
+from chunkq.api.views import Filter, TransferRow
 from chunkq.errors import NotFound, UsageError
 from chunkq.protocol.identity import encode_card
 from chunkq.protocol.report import Report
@@ -18,6 +21,7 @@ from chunkq.runtime.identity import identity_of
 from chunkq.storage.control import Control
 from chunkq.storage.jobs import JobState, JobStore
 from chunkq.storage.journal import Journal
+from chunkq.storage.keys import save_keys
 from tests.support.broker import Broker
 
 DEADLINE_S = 60
@@ -33,6 +37,46 @@ def link(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     broker.add_vhost("own-site")
     yield broker.url(vhost="own-site")
     broker.delete_vhost("own-site")
+
+
+async def test_a_transfer_of_another_host_is_paused_by_its_row(tmp_path: Path) -> None:
+    """As the page does it: what is heard becomes a row, and its button reaches who has it."""
+    (tmp_path / "spool").mkdir()
+    keys = chunkq.SiteKeys.generate(secrets.token_bytes)
+    silent = encode_card(chunkq.SiteKeys.generate(secrets.token_bytes), "silent")
+    here, there = (
+        chunkq.Settings(
+            name="alpha",
+            directories={"config": tmp_path / host / "c", "state": tmp_path / host / "s"},
+            links={"default": {"url": f"spool://{tmp_path}/spool"}},
+        )
+        for host in ("here", "there")
+    )
+    here.directories.config.mkdir(parents=True, mode=0o700)
+    save_keys(here.directories.keys_file, keys)
+    elsewhere = Elsewhere(here, log=lambda *_, **__: None)
+    operations = Operations(here, by="op@here", send=elsewhere.send)
+    site = chunkq.Site.open(there, keys=keys, peers={"silent": silent}, role="requester")
+
+    def rows() -> list[TransferRow]:
+        operations.refresh()
+        return list(operations.rows())
+
+    async with site as requester:
+        await requester.hand.attend()
+        transfer = requester.fetch("silent:docs/a", tmp_path / "a", patience_s=600)
+        async with elsewhere.listening(operations.heard):
+            await eventually(lambda: any(row.instance for row in rows()))
+            (row,) = rows()
+            outcome = await asyncio.to_thread(operations.pause, Filter(ids=frozenset({row.id})))
+            assert (1, ()) == (outcome.done, outcome.refused)
+            await transfer.ended()
+        refused = await asyncio.to_thread(operations.resume, Filter(ids=frozenset({row.id})))
+    assert "not reached" in refused.refused[0][1]
+    store = JobStore(there.directories.state)
+    assert ["op@here"] == [job.changed_by for job in store.jobs(JobState.PAUSED)]
+    store.close()
+    operations.close()
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
