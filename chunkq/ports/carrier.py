@@ -32,14 +32,12 @@ class Mailbox:
     @property
     def fleeting(self) -> bool:
         """It goes with its last consumer, keeps little and nothing for long, and when it is full
-        the oldest make way: what is in it is of use to who listens now, and to nobody else.
+        the oldest make way: what is in it is of use to who listens now, and to nobody else. No
+        answer is waited for, so to look twice a second is enough.
         """
-        return self.kind == "rep" and self.instance == STATUS_INSTANCE
-
-    @property
-    def seldom(self) -> bool:
-        """Nobody waits for an answer from there: to look twice a second is enough."""
-        return self.fleeting or (self.kind == "rep" and self.instance.startswith(ORIGIN_PREFIX))
+        return self.kind == "rep" and (
+            self.instance == STATUS_INSTANCE or self.instance.startswith(ORIGIN_PREFIX)
+        )
 
 
 @dataclass(frozen=True, slots=True)

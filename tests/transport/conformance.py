@@ -22,7 +22,7 @@ from typing import Literal
 import pytest
 
 from chunkq.errors import BrokerRefused, TransportClosed, Unroutable
-from chunkq.ports import STATUS_INSTANCE, Consumer, Delivery, Mailbox, Transport
+from chunkq.ports import ORIGIN_PREFIX, STATUS_INSTANCE, Consumer, Delivery, Mailbox, Transport
 from chunkq.protocol.limits import KIB, MIB
 
 Make = Callable[[str], Awaitable[Transport]]
@@ -291,12 +291,15 @@ class TransportConformance:
             delivery.body: delivery.redelivered for delivery in await take(later, 2)
         }
 
-    async def test_fleeting_mailbox_goes_with_its_last_consumer(self, make: Make) -> None:
-        """Where reports go, there is something only while somebody listens; what was not taken is
-        not kept for the next one.
+    @pytest.mark.parametrize("instance", [STATUS_INSTANCE, f"{ORIGIN_PREFIX}one"])
+    async def test_fleeting_mailbox_goes_with_its_last_consumer(
+        self, make: Make, instance: str
+    ) -> None:
+        """Where reports and commands go, there is something only while somebody listens; what was
+        not taken is not kept for the next one.
         """
         sender, site = await make(unique("alice")), unique("bob")
-        mailbox = Mailbox("rep", site, STATUS_INSTANCE)
+        mailbox = Mailbox("rep", site, instance)
         with pytest.raises(Unroutable):
             await sender.publish(mailbox, b"nobody listens")
         receiver, other = await make(site), await make(site)

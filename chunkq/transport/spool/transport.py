@@ -26,7 +26,7 @@ WRITE_BATCH_BYTES: Final = 4 * MIB
 WRITE_BATCH_PACKETS: Final = 64
 #: How seldom a mailbox is looked at that nobody waits for: twenty looks a second, as at others,
 #: would be as much again as the whole of an idle worker takes.
-SELDOM_POLL_S: Final = 0.5
+FLEETING_POLL_S: Final = 0.5
 #: Ten digits in a file name; a process that publishes a million packets a second lasts hours.
 SEQUENCE_END: Final = 10**10
 
@@ -113,7 +113,7 @@ class SpoolTransport:
             claims,
             prefetch,
             self._presence,
-            poll_max_s=SELDOM_POLL_S if mailbox.seldom else None,
+            poll_max_s=FLEETING_POLL_S if mailbox.fleeting else None,
         )
         await consumer.start()
         if self._closed:
