@@ -23,7 +23,6 @@ from chunkq.settings import Registry, load
 from chunkq.storage.destination import Destination
 from chunkq.storage.job import Job, JobClaim
 from chunkq.storage.jobs import JobStore
-from chunkq.storage.journal import Event, Journal
 from chunkq.storage.places import Places
 from chunkq.storage.reports import Reports
 from chunkq.storage.staging import Staging
@@ -39,16 +38,6 @@ PEERS: Final = ("beta", "delta", "gamma", "hub")
 #: A name that is markup, and text that runs from right to left.
 HOSTILE: Final = "<img src=x onerror=alert(1)>"
 BIDI: Final = "invoice-\u202efdp.exe"
-
-
-@dataclass(frozen=True, slots=True)
-class _AllBut:
-    """Every id but one."""
-
-    job_id: str
-
-    def __contains__(self, other: object) -> bool:
-        return other != self.job_id
 
 
 @dataclass(slots=True)
@@ -93,12 +82,10 @@ class Scene:
         state = self.actor.state
         self.settings = load(config_dir=self.actor.config, state_dir=state, environ={}).settings
         self.store = JobStore(state)
-        self.journal = Journal(state)
         self.reports = Reports(state)
         self.inbox = self.root / "inbox"
         self.inbox.mkdir()
 
-    journal: Any = None
     reports: Any = None
     inbox: Any = None
 
@@ -110,49 +97,52 @@ class Scene:
 
     def queued(self, source: str, *, age_s: int = 60, priority: str = "normal") -> Job:
         """A job that waits for its turn."""
-        name = source.rstrip("/").rpartition("/")[2]
-        created = self.now_ms - age_s * 1000
         job: Job = self.store.add(
-            (source,),
-            str(self.inbox / name),
-            created_ms=created,
-            options={"priority": priority},
-            by="erin@ops",
-            origin=self._first_id(source).hex(),
+            (source,), self._destination(source), **self._given(source, age_s, priority)
         )
-        self.journal.add(Event(at_ms=created, what="queued", transfer=job.job_id, by="erin@ops"))
         return job
 
-    def claimed(self, source: str, **given: Any) -> JobClaim:
-        """A job that is this process's."""
-        job = self.queued(source, **given)
-        claim: JobClaim | None = self.store.claim(_AllBut(job.job_id))
-        assert claim is not None
-        assert claim.job.job_id == job.job_id
-        self.journal.add(Event(at_ms=job.created_ms + 900, what="started", transfer=job.job_id))
-        return claim
+    def _destination(self, source: str) -> str:
+        return str(self.inbox / source.rstrip("/").rpartition("/")[2])
+
+    def _given(self, source: str, age_s: int, priority: str) -> dict[str, Any]:
+        return {
+            "created_ms": self.now_ms - age_s * 1000,
+            "options": {"priority": priority},
+            "by": "erin@ops",
+            "origin": self._first_id(source).hex(),
+        }
+
+    def claimed(self, source: str, *, age_s: int = 60, priority: str = "normal") -> JobClaim:
+        """A job that is this process's, as of somebody who waits for it."""
+        found: JobClaim = self.store.begin(
+            (source,), self._destination(source), **self._given(source, age_s, priority)
+        )
+        return found
 
     def done(self, source: str, size: int, **given: Any) -> Job:
         claim = self.claimed(source, **given)
         job: Job = self.store.complete(
             claim, size_bytes=size, new_bytes=size, content_digest="5e" * 32
         )
-        return self._told(job, "done")
+        return job
 
     def failed(self, source: str, code: str, message: str, **given: Any) -> Job:
         claim = self.claimed(source, **given)
         job: Job = self.store.fail(claim, code, message)
-        return self._told(job, "failed", code)
+        return job
 
     def paused(self, source: str, size: int = 0, done: int = 0, **given: Any) -> Job:
         job = self.queued(source, **given)
         if size:
             self.stage(job, size, done)
-        return self._told(self.store.pause(job.job_id, "erin@ops"), "paused")
+        paused: Job = self.store.pause(job.job_id, "erin@ops")
+        return paused
 
     def cancelled(self, source: str, **given: Any) -> Job:
         job = self.queued(source, **given)
-        return self._told(self.store.cancel(job.job_id, "erin@ops"), "cancelled")
+        cancelled: Job = self.store.cancel(job.job_id, "erin@ops")
+        return cancelled
 
     def running(
         self,
@@ -219,13 +209,6 @@ class Scene:
     def _first_id(self, source: str) -> bytes:
         peer = source.partition(":")[0]
         return ref_of(Registry(self.settings.directories).peer(peer)).first_id
-
-    def _told(self, job: Job, what: str, reason: str = "") -> Job:
-        by = "erin@ops" if what in ("paused", "cancelled") else ""
-        self.journal.add(
-            Event(at_ms=self.now_ms, what=what, transfer=job.job_id, by=by, reason=reason)
-        )
-        return job
 
     # ------------------------------------------------------------ processes
 

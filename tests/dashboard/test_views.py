@@ -140,7 +140,10 @@ async def test_without_script(chromium: Browser, served: Served, scene: Scene) -
     job = scene.paused("hub:images/plain.iso")
     async with tab_of(chromium, served, java_script_enabled=False) as tab:
         await tab.page.goto(f"{served.address}/transfers?q=plain.iso")
-        await tab.page.get_by_role("button", name="Resume plain.iso").click()
+        button = tab.page.get_by_role("button", name="Resume plain.iso")
+        while not await button.count():
+            await tab.page.reload()
+        await button.click()
         await expect(tab.page.locator("#said")).to_have_text("1 transfer is resumed.")
 
     assert "pending" == scene.store.find(job.job_id).state
