@@ -10,6 +10,7 @@ from typing import Final
 from chunkq.api.operations import Operations
 from chunkq.api.views import Filter, Outcome
 from chunkq.dashboard.addresses import Fields, fields, filter_of, first
+from chunkq.dashboard.elsewhere import Elsewhere
 from chunkq.errors import ChunkqError, UsageError
 from chunkq.storage.control import Kind
 
@@ -35,7 +36,7 @@ class Said:
     ok: bool = True
 
 
-async def act(board: Operations, given: Fields, by: str) -> Said:
+async def act(board: Operations, elsewhere: Elsewhere, given: Fields, by: str) -> Said:
     """Do what the button `do` says: a verb, and for some a target behind a space.
 
     Raises `ChunkqError` for what could not be done at all.
@@ -44,9 +45,9 @@ async def act(board: Operations, given: Fields, by: str) -> Said:
     if verb in _DONE:
         return await _steer(board, verb, _chosen(given, target), by)
     if verb in ("freeze-peer", "thaw-peer", "freeze-link", "thaw-link"):
-        return await _freeze(board, verb, target, by)
+        return await _freeze(board, elsewhere, verb, target, by)
     if verb == "drain":
-        await asyncio.to_thread(board.drain, target, by)
+        await _drain(board, elsewhere, target, by)
         return Said(f"{target} takes nothing new and ends when what it has is done")
     if verb in ("requeue", "discard"):
         return await _dead_letters(board, verb, given, by)
@@ -87,14 +88,30 @@ def _told(outcome: Outcome, done: str) -> Said:
     return Said(f"{what} {done}. Not done: {'; '.join(told)}", ok=False)
 
 
-async def _freeze(board: Operations, verb: str, name: str, by: str) -> Said:
+async def _drain(board: Operations, elsewhere: Elsewhere, instance: str, by: str) -> None:
+    """Here by the state directory, on another host by a link."""
+    away = next((each for each in board.workers() if each.instance == instance), None)
+    if away is None or away.here:
+        await asyncio.to_thread(board.drain, instance, by)
+    else:
+        await elsewhere.drain(away, by)
+
+
+async def _freeze(board: Operations, elsewhere: Elsewhere, verb: str, name: str, by: str) -> Said:
+    """Here, and on the other hosts that are heard of."""
     action, _, word = verb.partition("-")
     kind: Kind = "peer" if word == "peer" else "link"
     call = board.freeze if action == "freeze" else board.thaw
     await asyncio.to_thread(call, kind, name, by)
-    if action == "freeze":
-        return Said(f"The {kind} {name} is frozen: nothing is asked of it until it is thawed.")
-    return Said(f"The {kind} {name} is thawed.")
+    untold = await elsewhere.freeze(
+        board, "freeze" if action == "freeze" else "thaw", kind, name, by
+    )
+    done = (
+        f"The {kind} {name} is frozen: nothing is asked of it until it is thawed."
+        if action == "freeze"
+        else f"The {kind} {name} is thawed."
+    )
+    return Said(f"{done} Not told: {'; '.join(untold)}", ok=False) if untold else Said(done)
 
 
 async def _dead_letters(board: Operations, verb: str, given: Fields, by: str) -> Said:

@@ -23,6 +23,7 @@ from chunkq.api.operations import Operations
 from chunkq.dashboard import actions
 from chunkq.dashboard.access import RENEW_MS, Access
 from chunkq.dashboard.addresses import Fields, first
+from chunkq.dashboard.elsewhere import Elsewhere
 from chunkq.dashboard.events import MAX_STREAMS, SEND_TIMEOUT_S, changes, encoded
 from chunkq.dashboard.guard import Guard
 from chunkq.dashboard.live import Live
@@ -126,7 +127,7 @@ class Pages:
             if not shared.access.holds(session, first(given, "token")):
                 return PlainTextResponse("The form is too old, or not from here.\n", 403)
             by = f"page:{session.user}@{shared.place.host}"
-            said = await actions.act(shared.board, given, by)
+            said = await actions.act(shared.board, shared.elsewhere, given, by)
         except ChunkqError as error:
             said, status = actions.refused(error), 409
         shared.refresher.soon()
@@ -146,9 +147,11 @@ class Pages:
         return PlainTextResponse("ok\n")
 
 
-def create_app(board: Operations, place: Place, access: Access) -> tuple[ASGIApp, Shared]:
+def create_app(
+    board: Operations, place: Place, access: Access, elsewhere: Elsewhere
+) -> tuple[ASGIApp, Shared]:
     """The guarded application, and what ends its streams."""
-    shared = Shared(board, place, access)
+    shared = Shared(board, place, access, elsewhere)
     login = Login(shared)
     pages = Pages(shared, login)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from chunkq.api.operations import Operations
+from chunkq.dashboard.elsewhere import Elsewhere
 from chunkq.errors import ChunkqError
 from chunkq.telemetry.logs import write as write_log
 
@@ -17,8 +18,9 @@ INTERVAL_S: Final = 1.0
 class Refresher:
     """`generation` rises with each look; `trouble` is why the last one failed, or empty."""
 
-    def __init__(self, board: Operations, now_ms: Callable[[], int]) -> None:
+    def __init__(self, board: Operations, elsewhere: Elsewhere, now_ms: Callable[[], int]) -> None:
         self._board = board
+        self._elsewhere = elsewhere
         self._now_ms = now_ms
         self._looked = asyncio.Condition()
         self._wanted = asyncio.Event()
@@ -44,9 +46,10 @@ class Refresher:
         try:
             await asyncio.to_thread(self._refresh)
         except ChunkqError as error:
-            if error.message != self.trouble:
-                write_log("refresh_failed", level="warning", detail=error.message)
-            self.trouble = error.message
+            self._fail(error.message)
+        except Exception as error:
+            # a page that stands still and says so is better than one that only stands still
+            self._fail(" ".join(f"internal error: {type(error).__name__}: {error}".split()))
         else:
             self.trouble = ""
             self.refreshed_ms = self._now_ms()
@@ -54,8 +57,14 @@ class Refresher:
         async with self._looked:
             self._looked.notify_all()
 
+    def _fail(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            write_log("refresh_failed", level="warning", detail=trouble)
+        self.trouble = trouble
+
     def _refresh(self) -> None:
         """History first: what was done with shows there before it goes from the list."""
+        self._elsewhere.tell(self._board)
         self._board.record()
         self._board.refresh()
 

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from chunkq.api.elsewhere import Elsewhere
 from chunkq.api.operations import Operations
 from chunkq.dashboard.access import Access, plain_user
 from chunkq.dashboard.app import create_app
+from chunkq.dashboard.elsewhere import Elsewhere
 from chunkq.dashboard.listening import Listening
 from chunkq.dashboard.secret import load_secret
 from chunkq.dashboard.serving import serve
@@ -44,7 +44,7 @@ async def run(
     """Serve the page on a socket that listens, until cancelled. Raises `ChunkqError`."""
     port = bound.getsockname()[1]
     host = socket.gethostname()
-    elsewhere = Elsewhere(settings)
+    elsewhere = Elsewhere()
     operations = await asyncio.to_thread(
         Operations, settings, by=f"{_BY}@{host}", send=elsewhere.send
     )
@@ -68,7 +68,7 @@ async def run(
         now_ms=_now_ms,
         log_in_refused=log_in_refused,
     )
-    app, shared = create_app(operations, place, _access(settings))
+    app, shared = create_app(operations, place, _access(settings), elsewhere)
 
     await asyncio.to_thread(note, "dashboard_started", listening.address(port))
 
@@ -77,7 +77,7 @@ async def run(
         shared.refresher.soon()
 
     try:
-        async with elsewhere.listening(operations.heard):
+        async with elsewhere.listening(settings):
             await serve(app, listening, bound, on_ready=on_ready, on_end=on_end)
     finally:
         operations.close()

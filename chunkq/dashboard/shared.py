@@ -16,6 +16,7 @@ from chunkq.dashboard.access import Access, Session
 from chunkq.dashboard.actions import Said
 from chunkq.dashboard.addresses import Fields, fields
 from chunkq.dashboard.assets import Assets
+from chunkq.dashboard.elsewhere import Elsewhere
 from chunkq.dashboard.events import Streams
 from chunkq.dashboard.guard import MAX_BODY_BYTES
 from chunkq.dashboard.lately import Lately
@@ -49,11 +50,14 @@ class Place:
 class Shared:
     """One application's."""
 
-    def __init__(self, board: Operations, place: Place, access: Access) -> None:
+    def __init__(
+        self, board: Operations, place: Place, access: Access, elsewhere: Elsewhere
+    ) -> None:
         self.board = board
         self.place = place
         self.access = access
-        self.refresher = Refresher(board, place.now_ms)
+        self.elsewhere = elsewhere
+        self.refresher = Refresher(board, elsewhere, place.now_ms)
         self.streams = Streams()
         self.lately = Lately()
         self.bars = PieceBars(board)

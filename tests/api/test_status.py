@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import chunkq
-from chunkq.api.elsewhere import Elsewhere
 from chunkq.api.operations import Operations
 from chunkq.api.status import Status
 from chunkq.api.views import Filter, TransferRow
+from chunkq.dashboard.elsewhere import Elsewhere
 from chunkq.errors import NotFound, UsageError
 from chunkq.protocol.identity import encode_card
 from chunkq.protocol.report import Report
@@ -54,18 +54,19 @@ async def test_a_transfer_of_another_host_is_paused_by_its_row(tmp_path: Path) -
     )
     here.directories.config.mkdir(parents=True, mode=0o700)
     save_keys(here.directories.keys_file, keys)
-    elsewhere = Elsewhere(here, log=lambda *_, **__: None)
+    elsewhere = Elsewhere()
     operations = Operations(here, by="op@here", send=elsewhere.send)
     site = chunkq.Site.open(there, keys=keys, peers={"silent": silent}, role="requester")
 
     def rows() -> list[TransferRow]:
+        elsewhere.tell(operations)
         operations.refresh()
         return list(operations.rows())
 
     async with site as requester:
         await requester.hand.attend()
         transfer = requester.fetch("silent:docs/a", tmp_path / "a", patience_s=600)
-        async with elsewhere.listening(operations.heard):
+        async with elsewhere.listening(here):
             await eventually(lambda: any(row.instance for row in rows()))
             (row,) = rows()
             outcome = await asyncio.to_thread(operations.pause, Filter(ids=frozenset({row.id})))

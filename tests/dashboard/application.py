@@ -12,6 +12,7 @@ import httpx
 from chunkq.api.operations import Operations
 from chunkq.dashboard.access import Access
 from chunkq.dashboard.app import create_app
+from chunkq.dashboard.elsewhere import Elsewhere
 from chunkq.dashboard.shared import Place, Shared
 
 ORIGIN = "http://127.0.0.1:8137"
@@ -70,7 +71,7 @@ async def visited(
         "now_ms": now_ms,
         "log_in_refused": refused.append,
     }
-    app, shared = create_app(board, Place(**{**given, **place}), access)
+    app, shared = create_app(board, Place(**{**given, **place}), access, Elsewhere())
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
         yield Visitor(client, access, shared, refused)
