@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test lint bench scale fuzz kill-loop simulate simulate-teeth crash-states nth-operation install need clean
+.PHONY: demo test lint bench scale fuzz kill-loop simulate simulate-teeth crash-states nth-operation screenshots bench-dashboard install need clean
 
 demo: $(STAMP)
 	$(BIN)/chunkq demo
@@ -61,6 +61,14 @@ crash-states: $(STAMP)
 
 nth-operation: $(STAMP)
 	CHUNKQ_TEST_NTH_OPERATION_EVERY=1 $(PYTEST) -s -n 2 tests/simulation/test_nth_operation.py
+
+# The pictures of the README, of a site with forty transfers.
+screenshots: $(STAMP) need
+	$(BIN)/python -m tests.dashboard.screenshots docs/images
+
+# What 10,000 transfers cost the page, in CPU time.
+bench-dashboard: $(STAMP)
+	$(BIN)/python -m tests.dashboard.cost
 
 install: $(STAMP)
 

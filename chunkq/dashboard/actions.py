@@ -12,6 +12,7 @@ from chunkq.api.views import Filter, Outcome
 from chunkq.dashboard.addresses import Fields, fields, filter_of, first
 from chunkq.dashboard.elsewhere import Elsewhere
 from chunkq.errors import ChunkqError, UsageError
+from chunkq.protocol.control import Action
 from chunkq.storage.control import Kind
 
 #: Refusals told one by one; more are counted.
@@ -103,9 +104,8 @@ async def _freeze(board: Operations, elsewhere: Elsewhere, verb: str, name: str,
     kind: Kind = "peer" if word == "peer" else "link"
     call = board.freeze if action == "freeze" else board.thaw
     await asyncio.to_thread(call, kind, name, by)
-    untold = await elsewhere.freeze(
-        board, "freeze" if action == "freeze" else "thaw", kind, name, by
-    )
+    wanted: Action = "freeze" if action == "freeze" else "thaw"
+    untold = await elsewhere.freeze(board, wanted, kind, name, by)
     done = (
         f"The {kind} {name} is frozen: nothing is asked of it until it is thawed."
         if action == "freeze"

@@ -16,7 +16,7 @@ from chunkq.api.operations import Operations
 from chunkq.api.status import Status
 from chunkq.api.views import TransferRow, WorkerView
 from chunkq.compose import load_identity, write_log
-from chunkq.errors import ChunkqError, IdentityError, NotFound, StorageError
+from chunkq.errors import BrokerUnreachable, ChunkqError, IdentityError, NotFound, StorageError
 from chunkq.protocol.control import DROP, Action
 from chunkq.protocol.report import Report
 from chunkq.runtime.listening import MAX_PROCESSES
@@ -73,7 +73,10 @@ class Elsewhere:
             self._control(row.host, row.instance, action, by, transfers=(row.id,), value=value),
             self._loop,
         )
-        sending.result(_PATIENCE_S)
+        try:
+            sending.result(_PATIENCE_S)
+        except TimeoutError as error:
+            raise BrokerUnreachable(f"{row.host} could not be told in time") from error
 
     async def drain(self, worker: WorkerView, by: str) -> None:
         """Raises `ChunkqError`."""

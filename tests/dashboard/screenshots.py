@@ -17,7 +17,7 @@ from playwright.async_api import async_playwright
 from tests.dashboard.browsing import ARGUMENTS, CHROMIUM, Served, tab_of
 from tests.dashboard.scene import Scene, forty
 
-WIDTHS = {1280: 860, 390: 844}
+WIDTHS = {1280: 700, 390: 844}
 #: Rates and maps have something to show by then.
 WARM_UP_S = 20.0
 #: The README's, by what they are called in `all`.
