@@ -57,7 +57,11 @@ class Clock:
 
 @asynccontextmanager
 async def visited(
-    board: Operations, clock: Clock | None = None, **place: Any
+    board: Operations,
+    clock: Clock | None = None,
+    *,
+    elsewhere: Elsewhere | None = None,
+    **place: Any,
 ) -> AsyncIterator[Visitor]:
     """The application over `board`, and somebody who is not logged in yet."""
     now_ms = clock or Clock()
@@ -71,7 +75,7 @@ async def visited(
         "now_ms": now_ms,
         "log_in_refused": refused.append,
     }
-    app, shared = create_app(board, Place(**{**given, **place}), access, Elsewhere())
+    app, shared = create_app(board, Place(**{**given, **place}), access, elsewhere or Elsewhere())
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
         yield Visitor(client, access, shared, refused)
