@@ -219,7 +219,7 @@ class Fetcher:
     async def _requester(self, link: Link) -> Requester:
         if link.name in self._requesters:
             return self._requesters[link.name][1]
-        instance, site = self.instance, self.settings.site_name
+        instance, site = self._instance_on(link), self.settings.site_name
         transport = make_transport(link, site, self.clock)
         self._opened = link, transport
         try:
@@ -244,6 +244,12 @@ class Fetcher:
         finally:
             self._opened = None
         return requester
+
+    def _instance_on(self, link: Link) -> str:
+        """Whose mailbox a link has: two links to one place, as a slow one, would share one."""
+        links = self.settings.links
+        taken = any(links[name].url == link.url for name in self._requesters)
+        return self._next_instance() if taken else self.instance
 
     def _next_instance(self) -> str:
         """One more label, this process's own until its end."""
