@@ -137,8 +137,8 @@ class Staging(Protocol):
         """Whether the file at the final path is this very part file (a crash came after)."""
         ...
 
-    def destination_digest(self) -> bytes | None:
-        """BLAKE3 of a regular file at the final path; None if nothing is there."""
+    def destination_content(self) -> tuple[int, bytes] | None:
+        """Bytes and BLAKE3 of a regular file at the final path; None if nothing is there."""
         ...
 
     def publish(self, *, mode: int, mtime_ns: int, overwrite: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from chunkq.errors import DestinationExists, DiskFull
+from chunkq.errors import DestinationExists, DiskFull, IntegrityError
 from chunkq.ports import PartFile, Staging
 from chunkq.protocol.manifest import Head, is_zero_page
 from chunkq.runtime.asking import Order
@@ -33,10 +33,17 @@ class Preparing:
     async def is_there(self, head: Head, order: Order) -> bool:
         """Whether an equal file is at the final path already, durably.
 
-        Raises `DestinationExists` for another one that may not be replaced, `StorageError`.
+        Raises `DestinationExists` for another one that may not be replaced, `IntegrityError` for a
+        manifest that says of this very content that it has another length, `StorageError`.
         """
-        existing = await self._in_thread(self._staging.destination_digest)
-        if existing == head.content_digest:
+        existing = await self._in_thread(self._staging.destination_content)
+        if existing is not None and existing[1] == head.content_digest:
+            if existing[0] != head.geometry.size_bytes:
+                raise IntegrityError(
+                    f"{order.path}: the origin's manifest contradicts itself: content of"
+                    f" {existing[0]} bytes and a size of {head.geometry.size_bytes}",
+                    hint="tell the peer's operator: its origin signs what is not so",
+                )
             # It may be what a run before published, and not durable: nobody asks after this one.
             await self._in_thread(self._staging.settle_published)
             return True

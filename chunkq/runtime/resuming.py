@@ -76,7 +76,7 @@ def was_published(staging: Staging, origins: Sequence[Sequence[SiteCard]]) -> bo
         return False
     if head.root != state.root or staging.part.matches(head.geometry):
         return False
-    return staging.destination_digest() == head.content_digest
+    return staging.destination_content() == (head.geometry.size_bytes, head.content_digest)
 
 
 def look(staging: Staging, origins: Sequence[Sequence[SiteCard]], log: Log) -> Found:

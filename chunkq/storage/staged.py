@@ -83,8 +83,8 @@ class StagedFile:
         status = self.destination.status(self.parts)
         return status is not None and self.part.same_as(status)
 
-    def destination_digest(self) -> bytes | None:
-        """BLAKE3 of the file at the final path; None if nothing is there.
+    def destination_content(self) -> tuple[int, bytes] | None:
+        """Bytes and BLAKE3 of the file at the final path; None if nothing is there.
 
         Of a link: of the path it holds, which is no file's that was asked for. Raises
         `DestinationUnusable` for a directory, FIFO or device: nothing will ever replace that.
@@ -99,13 +99,14 @@ class StagedFile:
                 return None
             kind = kind_of(status)
             if kind is Kind.LINK:
-                return blake3(os.fsencode(os.readlink(name, dir_fd=fd))).digest()
+                held = os.fsencode(os.readlink(name, dir_fd=fd))
+                return len(held), blake3(held).digest()
             if kind is not Kind.FILE:
                 raise DestinationUnusable(
                     f"{path} is a {kind}; a file cannot take its place",
                     hint="move it away, or choose another destination",
                 )
-            return _digest(fd, name)
+            return _content(fd, name)
 
     def publish(self, *, mode: int, mtime_ns: int, overwrite: bool) -> None:
         """Make the part file appear at the final path, durably.
@@ -166,7 +167,7 @@ def open_staged(
         raise
 
 
-def _digest(directory_fd: int, name: str) -> bytes:
+def _content(directory_fd: int, name: str) -> tuple[int, bytes]:
     hasher = blake3()
     fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory_fd)
     try:
@@ -176,4 +177,4 @@ def _digest(directory_fd: int, name: str) -> bytes:
             offset += len(block)
     finally:
         close(fd)
-    return hasher.digest()
+    return offset, hasher.digest()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from chunkq.errors import ChunkqError, IntegrityError
 from chunkq.ports import PeerRef
@@ -167,6 +168,32 @@ def test_what_is_nonsense_is_passed_over(
     assert run_virtual(run())
     asked = [body for _, body in hostile.asked if isinstance(body, Chunks)]
     assert CHUNKS == sum(count for body in asked for _, count in body.runs)
+
+
+def test_a_wrong_length_of_what_is_there_is_no_news_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is there, and the manifest has its digest and another length: a contradiction."""
+
+    async def longer(answers: Answers, peer: PeerRef, body: Request, replies: Replies) -> None:
+        head = head_of_four()
+        there = blake3((tmp_path / "files" / "file").read_bytes()).digest()
+        packed = encode_head(Head(head.geometry, head.page_digests, there))
+        signature = sign_head(answers._keys, packed)
+        manifest = ManifestReply(head=packed, signature=signature, mode=0, mtime_ns=0)
+        await replies.send_body(ReplyKind.MANIFEST, manifest)
+
+    async def run() -> None:
+        pair = Pair(tmp_path, RATE)
+        pair.offer("file", CHUNKS)
+        async with pair.at_work():
+            await pair.fetch("file", "normal").run()
+            with_origin(monkeypatch, Hostile(longer))
+            with pytest.raises(IntegrityError, match="contradicts itself"):
+                await pair.fetch("file", "normal").run()
+            assert pair.arrived("file")
+
+    run_virtual(run())
 
 
 def test_manifests_without_number_take_no_memory(

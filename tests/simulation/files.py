@@ -303,7 +303,7 @@ class MemoryStaging:
     def published(self) -> bool:
         return self.is_published
 
-    def destination_digest(self) -> bytes | None:
+    def destination_content(self) -> tuple[int, bytes] | None:
         return None
 
     def publish(self, *, mode: int, mtime_ns: int, overwrite: bool) -> None:

@@ -164,7 +164,7 @@ def test_destination_is_a_fifo_a_device_or_a_directory(
     with pytest.raises(DestinationUnusable, match=r"file\.bin is a"):
         go(staged, overwrite=overwrite)
     with pytest.raises(DestinationUnusable, match=r"file\.bin is a"):
-        staged.destination_digest()
+        staged.destination_content()
     assert (before.st_ino, before.st_mode) == (final.lstat().st_ino, final.lstat().st_mode)
 
 
@@ -404,14 +404,17 @@ def test_kill_at_every_publish_step(
 
 def test_the_digest_of_what_is_there(staged: StagedFile, final: Path) -> None:
     """A file's, as `b3sum` has it; none of nothing; of a link never a file's."""
-    assert staged.destination_digest() is None
+    assert staged.destination_content() is None
     final.write_bytes(b"")
     empty = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
-    assert bytes.fromhex(empty) == staged.destination_digest()
+    assert (0, bytes.fromhex(empty)) == staged.destination_content()
     final.unlink()
     final.symlink_to("nowhere")
 
-    assert staged.destination_digest() not in {None, bytes.fromhex(empty)}
+    found = staged.destination_content()
+    assert found is not None
+    assert (len("nowhere"), bytes.fromhex(empty)) != found
+    assert len("nowhere") == found[0]
 
 
 def test_the_secret_is_that_of_the_first_opening(staged: StagedFile, place: Destination) -> None:
