@@ -57,7 +57,7 @@ async def test_a_transfer(tab: Tab, scene: Scene) -> None:
     await expect(main).to_contain_text("contiguous to")
     await expect(main.locator("[data-list=origins] tr")).to_have_count(2)
     await expect(main.locator("[data-v=rates-text]")).to_contain_text("now")
-    await expect(main.locator("[data-list=timeline]")).to_contain_text("queued")
+    await expect(main.locator("[data-list=timeline]")).to_contain_text("started")
     await expect(main.locator("[data-list=commands]")).to_contain_text(f"pause {job.job_id}")
     for kind in ("have", "in_flight", "missing"):
         assert await main.locator(f"[data-v=map-{kind}]").get_attribute("d")

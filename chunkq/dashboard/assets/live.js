@@ -36,7 +36,7 @@ class List {
     this.box = container.closest("[data-table]");
     this.button = this.box?.querySelector(".reorder") ?? null;
     this.button?.addEventListener("click", () => this.settle());
-    for (const event of ["pointerleave", "focusout"]) {
+    for (const event of ["pointerout", "focusout"]) {
       this.box?.addEventListener(event, () => setTimeout(() => this.busy() || this.settle()));
     }
   }
@@ -80,9 +80,10 @@ class List {
     }
   }
 
-  /** Whether somebody points at a row or has the keyboard in one. */
+  /** Whether somebody points at a row, or at the button for it, or has the keyboard in a row. */
   busy() {
-    return this.box !== null && (this.container.matches(":hover") || this.container.contains(document.activeElement));
+    const pointed = this.container.matches(":hover") || this.button?.matches(":hover");
+    return this.box !== null && (pointed || this.container.contains(document.activeElement));
   }
 
   moved() {
