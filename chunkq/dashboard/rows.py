@@ -61,7 +61,7 @@ def _identity(row: TransferRow) -> dict[str, Value]:
         "peer": {"text": row.peer, "href": transfers_path(peer=row.peer)},
         "files": {
             "text": f"{wording.count(row.files_done)} of {wording.count(row.files_total)} files",
-            "hidden": not row.tree,
+            "hidden": not (row.tree and row.files_total),
         },
     }
 

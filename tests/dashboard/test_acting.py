@@ -7,6 +7,8 @@ import re
 import pytest
 from playwright.async_api import Locator, expect
 
+from chunkq.compose import SystemClock, make_transport
+from chunkq.ports import Mailbox
 from chunkq.storage.control import Control
 from chunkq.storage.job import JobState
 from tests.dashboard.browsing import Tab, wait
@@ -194,3 +196,47 @@ async def test_who_did_it_stands_in_the_audit(tab: Tab, scene: Scene) -> None:
     await expect(line.locator("[data-c=by]")).to_have_text(re.compile(r"page:\w+@.+"))
 
     assert "paused" == await line.locator("[data-c=what]").inner_text()
+
+
+async def reject(scene: Scene, count: int) -> None:
+    """Put so many requests into this site's queue that its worker refuses for good."""
+    (link,) = scene.settings.links.values()
+    link.spool_path.mkdir(parents=True, exist_ok=True)
+    transport = make_transport(link, "alice", SystemClock())
+    await transport.open()
+    own = Mailbox("req", "alice")
+    consumer = await transport.consume(own, prefetch=count)
+    for number in range(count):
+        await transport.publish(own, f"request {number}".encode())
+    left = count
+    while left:
+        for delivery in await consumer.receive():
+            consumer.reject(delivery)
+            left -= 1
+    await consumer.close()
+    await transport.close()
+
+
+async def test_dead_letters_are_put_back_and_discarded(tab: Tab, scene: Scene) -> None:
+    """With how many they were; discarding takes two clicks."""
+    await reject(scene, 3)
+    await tab.open("/refused")
+    letters = tab.page.get_by_role("table", name="Dead letters").locator("tbody tr")
+    await expect(letters.locator("[data-c=count]")).to_have_text("3")
+    await letters.get_by_role("button", name="Requeue").click()
+    await said(tab, "3 dead letters put back into the queue.")
+    await expect(letters).to_have_class("gone")
+    await tab.page.mouse.move(5, 5)
+    await expect(letters).to_have_count(0)
+    await tab.open("/queues")
+    queue = tab.page.locator("tbody tr").filter(has_text="req.alice")
+    await expect(queue.locator("[data-c=depth]")).to_have_text("3")
+    await reject(scene, 1)
+    await tab.open("/refused")
+    await letters.locator("summary").click()
+    await letters.get_by_role("button", name="Discard for good").click()
+    await said(tab, re.compile(r"\d dead letters? discarded\."))
+    await tab.page.mouse.move(5, 5)
+
+    await expect(tab.page.locator("[data-v=no-letters]")).to_be_visible()
+    assert await letters.count() == 0

@@ -83,7 +83,10 @@ class List {
   /** Whether somebody points at a row, or at the button for it, or has the keyboard in a row. */
   busy() {
     const pointed = this.container.matches(":hover") || this.button?.matches(":hover");
-    return this.box !== null && (pointed || this.container.contains(document.activeElement));
+    const focus = document.activeElement;
+    // what was clicked keeps the focus and is not meant to be stayed with
+    const typed = this.container.contains(focus) && focus.matches(":focus-visible");
+    return this.box !== null && (pointed || typed);
   }
 
   moved() {

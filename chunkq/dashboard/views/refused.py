@@ -22,6 +22,10 @@ async def build(asked: Asked) -> Live:
         letters = await asked.lately.get("dead letters", AGE_S, asked.board.dead_letters)
     except ChunkqError as error:
         problem = error.message
+    problem = problem or "; ".join(
+        f"{each.link}: {each.problem}" for each in letters if each.problem
+    )
+    letters = [each for each in letters if not each.problem]
     refused = asked.board.refused()
     return Live(
         values={
