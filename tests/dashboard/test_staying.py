@@ -86,8 +86,10 @@ async def test_rows_stay_while_the_keyboard_is_in_them(tab: Tab, scene: Scene) -
     await expect(tab.page.get_by_role("button", name="Order changed: show")).to_be_visible()
     await expect(box).to_be_focused()
     await box.blur()
+    rows = tab.page.locator("[data-list=transfers] tr")
+    await expect(rows).to_have_count(2)
 
-    await expect(tab.page.locator("[data-list=transfers] tr")).to_have_count(2)
+    assert ["a.bin", "b.bin"] == await rows.locator("[data-c=name]").all_inner_texts()
 
 
 async def test_a_lost_message_is_noticed(chromium: Browser, served: Served, scene: Scene) -> None:
