@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 EXAMPLES: Final = """\b
 Examples:
-  chunkq dashboard                     serve it, and print an address to log in by
-  chunkq dashboard --open              and open that in a browser
-  chunkq dashboard --login             print another such address for one that runs
+  chunkq dashboard            serve it, and print an address that logs in
+  chunkq dashboard --open     and open that in a browser
+  chunkq dashboard --login    print another address for one that runs
 \b
 For others than this machine it needs passwords and TLS:
   chunkq dashboard --listen 0.0.0.0:8137 --host ops.example.org:8137 \\

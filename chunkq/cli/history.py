@@ -19,7 +19,7 @@ Examples:
   chunkq history                       transfers that ended, the latest first
   chunkq history --failed              and why, of those that failed
   chunkq history --peer beta --rows 200
-  chunkq history --audit               who paused, cancelled, froze, drained, ...
+  chunkq history --audit               who paused, froze, drained, ...
 """
 HEADINGS: Final = ("ENDED", "ID", "STATE", "REASON", "SIZE", "NAME")
 
