@@ -299,13 +299,13 @@ class Scene:
 
     def close(self) -> None:
         self.ended.set()
+        self.actor.end()
         if self.thread is not None:
             self.thread.join()
         for each in self.moving:
             self.store.give_back(each.claim)
         for each in reversed(self.opened):
             each.close()
-        self.actor.end()
         self.store.close()
 
 
