@@ -42,6 +42,8 @@ class Hand:
         self._beginning: set[Steered] = set()
         self._waiting: set[Steered] = set()
         self._looked = asyncio.Event()
+        #: Jobs are begun one after the other, so that transfers have their turns in that order.
+        self.beginning = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
         self._told = ""
 

@@ -86,14 +86,18 @@ class Steered:
         """It has a job from now on; a second time nothing happens. Raises `StorageError`."""
         if self._claim is None and self._begin is not None:
             self._hand.expect(self)
-            making = asyncio.ensure_future(asyncio.to_thread(self._begin, self._hand.store))
-            try:
-                await to_the_end(making)
-            finally:
-                if making.done() and not making.cancelled() and making.exception() is None:
-                    self._claim = making.result()
+            async with self._hand.beginning:
+                await self._make(self._begin)
         if self._claim is not None:
             self._hand.hold(self._claim.job.job_id, self)
+
+    async def _make(self, begin: Callable[[JobStore], JobClaim]) -> None:
+        making = asyncio.ensure_future(asyncio.to_thread(begin, self._hand.store))
+        try:
+            await to_the_end(making)
+        finally:
+            if making.done() and not making.cancelled() and making.exception() is None:
+                self._claim = making.result()
 
     # ------------------------------------------------------------ what people want
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from threading import Event
 from typing import TYPE_CHECKING, Final
 
 from chunkq.cli import console
 from chunkq.cli.statustable import cells_of, fields_of, lines_of
+from chunkq.errors import ExitCode
 
 if TYPE_CHECKING:
     from chunkq.api.operations import Operations
@@ -26,15 +29,47 @@ def watch(
     wanted: Filter,
     *,
     as_json: bool,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Until it is interrupted, which `main` makes an exit code of."""
-    if sys.stdout.isatty() and not as_json:
-        _draw(operations, wanted, sleep)
+    """Until Ctrl-C, and then its exit code."""
+    with _interruptible() as interrupted:
+        if sys.stdout.isatty() and not as_json:
+            _draw(operations, wanted, interrupted)
+        else:
+            _tell(operations, wanted, interrupted, as_json=as_json)
+    return ExitCode.STOPPED
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[float], bool]]:
+    """Waits so many seconds, or until Ctrl-C, and says if it was that; a second one ends at once.
+
+    An exception could come where nobody hears of it, as in a destructor, and be lost.
+    """
+    interrupted = Event()
+
+    def note(_number: int, _frame: object) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted.wait
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _tell(
+    operations: Operations,
+    wanted: Filter,
+    interrupted: Callable[[float], bool],
+    *,
+    as_json: bool,
+) -> None:
     shown: Mapping[str, TransferRow] = {}
     while True:
         shown = tell_changes(operations, wanted, shown, as_json=as_json)
-        sleep(EVERY_S)
+        if interrupted(EVERY_S):
+            return
         operations.refresh()
 
 
@@ -74,7 +109,7 @@ def _news(row: TransferRow) -> TransferRow:
     )
 
 
-def _draw(operations: Operations, wanted: Filter, sleep: Callable[[float], None]) -> None:
+def _draw(operations: Operations, wanted: Filter, interrupted: Callable[[float], bool]) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
@@ -95,7 +130,6 @@ def _draw(operations: Operations, wanted: Filter, sleep: Callable[[float], None]
         return Text("\n".join([told or "nothing is under way, and no job waits", *lines]))
 
     with Live(picture(), console=screen, auto_refresh=False, transient=False) as live:
-        while True:
-            sleep(EVERY_S)
+        while not interrupted(EVERY_S):
             operations.refresh()
             live.update(picture(), refresh=True)

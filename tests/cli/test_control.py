@@ -280,7 +280,9 @@ def test_by_filter_and_what_is_refused(
     rest = steer(pair, "cancel", "--text", "of-many")
     pair.alice.quick("link", "thaw", "default")
 
-    assert ["paused"] * 3 == [each["outcome"] for each in paused]
+    # a worker looks now and then whether one of them may go on
+    assert {"paused", "pausing"} >= {each["outcome"] for each in paused}
+    assert 3 == len(paused)
     assert ["resumed"] * 2 == [each["outcome"] for each in resumed]
     assert [3, 4, 2, 2, 2] == [some, none, both_given, unknown, several]
     assert "bob:docs/nowhere" in said.err

@@ -56,5 +56,5 @@ def test_all_that_a_site_says_to_its_broker(
     found = Recorded(proxy.up.seen)
     assert len(found.sent(spec.Connection.TuneOk)) == len(found.sent(spec.Connection.Close))
     assert {"cq.req.bob", "cq.dlq", "cq.rep.alice.doctor"} <= found.queues
-    assert 4 == len(found.queues), found.queues
+    assert 5 == len(found.queues), found.queues
     assert max(found.bodies) > 256 << 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,6 +12,9 @@ from pika import frame, spec
 MIN_FRAME_MAX, MAX_BODY_BYTES = 8192, 16 << 20
 #: Queue arguments that it no longer knows, or that make a queue of a kind that it no longer has.
 RETIRED = {"x-queue-mode", "x-ha-policy", "x-queue-master-locator", "x-max-in-memory-length"}
+
+#: Mailboxes that go with their last consumer: of the status, and of commands to an origin worker.
+FLEETING = re.compile(r"\.(status|origin-[a-z0-9]+)$")
 
 
 def frames_of(stream: bytes) -> Iterator[Any]:
@@ -62,7 +66,7 @@ class Recorded:
                 continue
             assert each.queue, "a name that the broker makes up"
             assert each.durable or each.exclusive, each.queue
-            assert not each.auto_delete, each.queue
+            assert not each.auto_delete or FLEETING.search(each.queue), each.queue
             assert RETIRED.isdisjoint(each.arguments), each.queue
             assert each.arguments["x-queue-type"] in ("classic", "quorum"), each.queue
         for each in self.sent(spec.Exchange.Declare):

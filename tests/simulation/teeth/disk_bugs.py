@@ -196,8 +196,8 @@ PUBLISH_BUGS: Final = (
         changes=(
             Edit(
                 "chunkq.runtime.fetch:FileFetch._read_back",
-                "matches = await self._reader.digest() == head.content_digest",
-                "matches = len(await self._reader.digest()) == len(head.content_digest)",
+                "await self._reader.digest() == self._transfer.head.content_digest",
+                "len(await self._reader.digest()) == len(self._transfer.head.content_digest)",
             ),
         ),
     ),
