@@ -230,7 +230,7 @@ class Transfer:
             return await self._attempt()
         try:
             return await self._steered.run(self._attempt)
-        except Stopped:
+        except (Stopped, asyncio.CancelledError):  # the latter also before it was attempted
             self._phase = "stopped"
             raise
 

@@ -37,7 +37,7 @@ async def exchange(one: Hub, other: Hub, directory: Path) -> None:
     """A packet with a file each way at the same time; both files arrive, with progress."""
 
     async def one_way(sender: Hub, receiver: Hub) -> None:
-        content = os.urandom(8 * MIB + 1)
+        content = os.urandom(8 * MIB) + b"\x01"  # a zero alone would be a hole
         await sender.post(receiver.name, "look at this", content)
         packet = await receiver.inbox.get()
         target = directory / f"at-{receiver.name}"
