@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -70,7 +71,19 @@ def _tell(
         shown = tell_changes(operations, wanted, shown, as_json=as_json)
         if interrupted(EVERY_S):
             return
+        _check_reader()
         operations.refresh()
+
+
+def _check_reader() -> None:
+    """Where nothing changes nothing is written, and so nothing would tell that nobody reads.
+
+    Raises `BrokenPipeError`.
+    """
+    poller = select.poll()
+    poller.register(sys.stdout.fileno(), 0)
+    if any(what & select.POLLERR for _, what in poller.poll(0)):
+        raise BrokenPipeError
 
 
 def tell_changes(

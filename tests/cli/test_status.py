@@ -208,6 +208,15 @@ def test_watching_on_a_terminal(site: Operated) -> None:
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
 
 
+def test_watching_ends_with_its_reader(site: Operated) -> None:
+    """As with `| head -1`, though nothing changes any more."""
+    site.job()
+    watching = Watching(site, "status", "--watch", "--json")
+    watching.next("id")
+
+    assert 1 == watching.abandon()
+
+
 class Watching:
     """`chunkq status --watch` as a process of its own."""
 
@@ -238,6 +247,11 @@ class Watching:
 
     def until_drawn(self, word: str) -> None:
         self._read_until(lambda: word in self._text)
+
+    def abandon(self) -> int:
+        """Read no more; the exit code."""
+        os.close(self._out)
+        return self._process.wait(DEADLINE_S)
 
     def interrupt(self) -> tuple[int, str]:
         """The exit code, and all that is left to be read."""
