@@ -165,7 +165,10 @@ class ReplayFile:
             self._durable, self._raw = _Durable.decode(raw, self._peer), raw
         if _UNSYNCED.unpack_from(self._mapped, _UNSYNCED_OFFSET)[0]:
             # Whoever made or wrote this ended before it was durable, and it may be read already.
+            # Written again, as a sync that failed may have left what it did not write as clean.
             _sync_names(os.path.dirname(self.path))
+            with storage_errors("write", self.path):
+                descriptors.write_full(self._fd, 0, [raw])
             self._sync()
 
     @property

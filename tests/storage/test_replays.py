@@ -520,6 +520,41 @@ def test_a_record_whose_name_is_not_durable_is_used_by_nobody(
     store.close()
 
 
+def test_what_a_failed_sync_left_as_clean_is_written_again(
+    store: ReplayStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An epoch was written and neither synced nor taken back: it is in memory alone, and a further
+    sync would find nothing to do. Once it counts, a power cut must not take it.
+    """
+    done: list[str] = []
+    write, sync = descriptors.write_full, os.fdatasync
+    broken = True
+
+    def failing_write(fd: int, offset: int, buffers: list[bytes]) -> None:
+        if broken and "sync" in done:
+            raise OSError(errno.EIO, "I/O error")
+        done.append("write")
+        write(fd, offset, buffers)
+
+    def failing_sync(fd: int) -> None:
+        done.append("sync")
+        if broken:
+            raise OSError(errno.EIO, "I/O error")
+        sync(fd)
+
+    monkeypatch.setattr(descriptors, "write_full", failing_write)
+    monkeypatch.setattr(os, "fdatasync", failing_sync)
+    with pytest.raises(StorageError):
+        store.record(PEER, request(1))
+    assert ["write", "sync"] == done
+    broken = False
+    done.clear()
+
+    assert store.record(PEER, request(2))
+    assert ["write", "sync"] == done[:2]
+    store.close()
+
+
 def test_many_peers_do_not_use_up_descriptors(path: Path) -> None:
     """A thousand peers, some hundred open files."""
     store = open_store(path)
