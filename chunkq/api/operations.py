@@ -405,7 +405,9 @@ class Operations:
         if state is None or not state.bitmap.count:
             return None
         said = self._board.said(row.id)
-        return pieces_of(state.bitmap, said.transfer.in_flight if said and said.fresh else ())
+        if said is None or not said.fresh:
+            return pieces_of(state.bitmap)
+        return pieces_of(state.bitmap, said.transfer.in_flight, said.transfer.failed)
 
 
 def _told_of(count: int, sender: str, reason: str) -> str:

@@ -12,8 +12,12 @@ from chunkq.protocol.bitmap import Bitmap
 MAX_CELLS: Final = 400
 
 
-def pieces_of(bitmap: Bitmap, in_flight: Iterable[tuple[int, int]] = (), failed: int = 0) -> Pieces:
-    """`in_flight`: `(first, count)` runs that were asked for. `failed`: chunks that came bad.
+def pieces_of(
+    bitmap: Bitmap,
+    in_flight: Iterable[tuple[int, int]] = (),
+    failed: Iterable[tuple[int, int]] = (),
+) -> Pieces:
+    """`in_flight`: `(first, count)` runs that were asked for. `failed`: of those that came bad.
 
     Costs a few passes over the bitmap's bytes, whatever its size.
     """
@@ -22,20 +26,22 @@ def pieces_of(bitmap: Bitmap, in_flight: Iterable[tuple[int, int]] = (), failed:
     whole = (1 << total) - 1
     missing = whole & ~present
     flying = _runs(in_flight, total) & missing
+    bad = _runs(failed, total) & missing
     # A gap begins where a chunk is missing and the one before it is not.
     gaps = (missing & ~(missing << 1)).bit_count()
     contiguous = (missing & -missing).bit_length() - 1 if missing else total
     cells = []
     for start, stop in _cells(total):
         mask = (1 << (stop - start)) - 1
-        cells.append(_word(present >> start & mask, flying >> start & mask, mask))
+        have, on_way, wrong = (bits >> start & mask for bits in (present, flying, bad))
+        cells.append(_word(have, on_way, wrong, mask))
     return Pieces(
         total=total,
         present=bitmap.present,
         contiguous=contiguous,
         gaps=gaps,
         in_flight=flying.bit_count(),
-        failed=failed,
+        failed=bad.bit_count(),
         cells=tuple(cells),
     )
 
@@ -46,9 +52,11 @@ def _cells(total: int) -> Iterable[tuple[int, int]]:
         yield total * cell // count, total * (cell + 1) // count
 
 
-def _word(present: int, flying: int, mask: int) -> str:
+def _word(present: int, flying: int, bad: int, mask: int) -> str:
     if present == mask:
         return "have"
+    if bad:
+        return "failed"
     if flying:
         return "in_flight"
     return "part" if present else "missing"

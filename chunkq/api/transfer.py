@@ -185,6 +185,7 @@ class Transfer:
     def observe(self) -> Observation:
         """As `progress`, and what is under way."""
         details = [found for fetch in self._active.values() if (found := fetch.detail())]
+        only = details if len(details) == 1 and self._tree is None else []
         lanes: dict[str, LaneProgress] = {}
         for lane in (lane for detail in details for lane in detail.lanes):
             known = lanes.get(lane.peer)
@@ -193,7 +194,8 @@ class Transfer:
             id=self.id,
             progress=self.progress(),
             lanes=tuple(lanes.values()),
-            runs=details[0].runs if len(details) == 1 and self._tree is None else (),
+            runs=only[0].runs if only else (),
+            bad=only[0].bad if only else (),
             queued=self.waits,
             starved=any(detail.starved for detail in details),
             error=self._error,

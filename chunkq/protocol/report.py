@@ -73,6 +73,8 @@ class TransferReport(Body):
     origins: Annotated[list[OriginShare], Field(max_length=16)] = Field(default_factory=list)
     #: Chunks that were asked for and have not come, of the only file.
     in_flight: Annotated[list[Run], Field(max_length=MAX_RUNS)] = Field(default_factory=list)
+    #: Chunks of it that came with other bytes than were signed, and are asked for again.
+    failed: Annotated[list[Run], Field(max_length=MAX_RUNS)] = Field(default_factory=list)
 
 
 class LinkReport(Body):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Final
 
 from chunkq.errors import (
@@ -29,6 +30,11 @@ class Strikes:
         self._stale = 0
         self._repairs = 0
         self._sync_failures = 0
+
+    @property
+    def bad(self) -> Iterable[int]:
+        """Chunks that came with other bytes than were signed, at least once."""
+        return self._bad
 
     def bad_chunk(self, index: int) -> None:
         """A chunk under a valid seal does not match its leaf. Raises `IntegrityError`."""

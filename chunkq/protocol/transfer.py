@@ -75,7 +75,7 @@ class Transfer:
         #: Whose manifest it is.
         self.signer = self.lanes[0]
         self._told: list[ev.Effect] = []
-        self._strikes = Strikes()
+        self.strikes = Strikes()
         self._dirty = Dirty(commit_bytes, commit_interval_s)
         self._now = now
         self._busy_with: str | None = None
@@ -247,7 +247,7 @@ class Transfer:
                 self._asking.all_heard(now)
             case ev.Committed(phase):
                 self._ever_committed = True
-                self._strikes.synced()
+                self.strikes.synced()
                 if phase is Phase.VERIFYING and self._holding.whole:
                     return [self._step("read back", ev.ReadBack(), Phase.VERIFYING)]
                 if phase is Phase.PUBLISHING:
@@ -363,7 +363,7 @@ class Transfer:
     def _strike(self, lane: Lane, index: int, now: float) -> None:
         """The last one gets a few tries; then others may be asked what they have."""
         try:
-            self._strikes.bad_chunk(index)
+            self.strikes.bad_chunk(index)
         except IntegrityError as error:
             self._leave(lane, error, now)
 
@@ -395,7 +395,7 @@ class Transfer:
             return
         if not self._asking.come_back():
             raise self._asking.verdict
-        self._strikes.stale()
+        self.strikes.stale()
         self._reopen(now)
 
     def _reopen(self, now: float) -> None:
@@ -408,7 +408,7 @@ class Transfer:
             lane.joined, lane.offer = False, None
 
     def _on_sync_lost(self, durable: Bitmap, detail: str) -> None:
-        self._strikes.sync_failed(detail)
+        self.strikes.sync_failed(detail)
         if self.phase is Phase.VERIFYING:
             self.phase = Phase.RUNNING
         for index in durable.missing():
@@ -425,7 +425,7 @@ class Transfer:
         self._asking.begin()
         self._asking.all_heard(now)
         try:
-            self._strikes.read_back_wrong()
+            self.strikes.read_back_wrong()
         except IntegrityError as error:  # all leaves hold, so the digest signed with them is wrong
             if self.signer.left is not None or len(self._asking.live) == 1:
                 raise

@@ -125,11 +125,13 @@ class LaneProgress:
 class FetchDetail:
     """What a file has under way. `runs`: chunks asked for that have not come, `(first, count)`.
 
+    `bad`: chunks that came with other bytes than were signed, and have not come well since.
     `starved`: it would ask for more, and others have the whole window.
     """
 
     lanes: Sequence[LaneProgress]
     runs: Sequence[tuple[int, int]]
+    bad: Sequence[tuple[int, int]]
     starved: bool
 
 
@@ -138,13 +140,14 @@ class Observation:
     """A transfer at one moment, for whoever reports it.
 
     `id`: its job's, or one that it was given at its start. `error`: the class of what it ended
-    with. `queued`: it waits for its turn. `runs`: of its only file.
+    with. `queued`: it waits for its turn. `runs`, `bad`: of its only file.
     """
 
     id: str
     progress: Progress
     lanes: Sequence[LaneProgress] = ()
     runs: Sequence[tuple[int, int]] = ()
+    bad: Sequence[tuple[int, int]] = ()
     queued: bool = False
     starved: bool = False
     error: str = ""

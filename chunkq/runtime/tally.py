@@ -87,6 +87,7 @@ class Tally:
         return FetchDetail(
             lanes=[self._lane(lane) for lane in live],
             runs=_runs(indices),
+            bad=_runs(index for index in transfer.strikes.bad if index not in transfer.bitmap),
             starved=any(lane.starved for lane in live),
         )
 

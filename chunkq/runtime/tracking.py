@@ -132,6 +132,7 @@ class Track:
             progress_ms=self.progress_ms,
             origins=shares,
             in_flight=list(seen.runs),
+            failed=list(seen.bad),
         )
 
 

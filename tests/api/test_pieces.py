@@ -28,6 +28,14 @@ def test_the_words_of_the_map() -> None:
     ) == found.cells
 
 
+def test_what_came_bad_is_told_first() -> None:
+    """It is asked for again, and still is what somebody should look at; what came well is not."""
+    found = pieces_of(bitmap(6, 0, 4), [(2, 2)], [(3, 2), (99, 1)])
+
+    assert "2 of 6, contiguous to 1, 2 gaps, 2 in flight, 1 failed" == found.text
+    assert ("have", "missing", "in_flight", "failed", "have", "missing") == found.cells
+
+
 def test_nothing_and_everything() -> None:
     """No gap in what is whole; all is one in what has not begun."""
     whole = bitmap(3, 0, 1, 2)

@@ -32,6 +32,7 @@ from chunkq.protocol.messages import (
 )
 from chunkq.protocol.packet import ReplyKind
 from chunkq.protocol.packing import pack
+from chunkq.protocol.strikes import Strikes
 from chunkq.runtime.answers import Answers
 from chunkq.runtime.fetch import FileFetch
 from chunkq.runtime.replies import Replies
@@ -168,6 +169,40 @@ def test_what_is_nonsense_is_passed_over(
     assert run_virtual(run())
     asked = [body for _, body in hostile.asked if isinstance(body, Chunks)]
     assert CHUNKS == sum(count for body in asked for _, count in body.runs)
+
+
+def test_chunks_that_came_bad_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator sees on the map which they are; what came well since is not among them."""
+
+    async def wrong_second(
+        answers: Answers, peer: PeerRef, body: Request, replies: Replies
+    ) -> None:
+        if isinstance(body, Chunks):
+            await say(replies, ReplyKind.CHUNK, bytes(CHUNK_BYTES), 1)
+
+    async def run() -> list[tuple[int, int]]:
+        pair = Pair(tmp_path, RATE)
+        pair.offer("file", CHUNKS)
+        seen: list[tuple[int, int]] = []
+        strike = Strikes.bad_chunk
+
+        def struck(self: Strikes, index: int) -> None:
+            strike(self, index)
+            detail = fetch.detail()
+            assert detail is not None
+            seen.extend(detail.bad)
+
+        monkeypatch.setattr(Strikes, "bad_chunk", struck)
+        with_origin(monkeypatch, Hostile(wrong_second))
+        async with pair.at_work():
+            fetch = pair.fetch("file", "normal")
+            await fetch.run()
+            detail = fetch.detail()
+            assert detail is not None
+            assert [] == list(detail.bad)
+        return seen
+
+    assert {(1, 1)} == set(run_virtual(run()))
 
 
 def test_a_wrong_length_of_what_is_there_is_no_news_of_it(
