@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
@@ -13,6 +13,7 @@ from chunkq.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from chunkq.api.views import Filter
+    from chunkq.settings import Settings
     from chunkq.storage.job import Job, JobState
     from chunkq.storage.jobs import JobStore
 
@@ -41,11 +42,12 @@ LEAST_CHARS: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What was given on the command line."""
+    """What was given on the command line. `ids`: only of these; None: of any."""
 
     names: Sequence[str]
     filter: Filter
     everything: bool = False
+    ids: frozenset[str] | None = None
 
     @classmethod
     def of(
@@ -90,6 +92,22 @@ def filter_of(
     )
 
 
+def as_shown(chosen: Chosen, settings: Settings) -> Chosen:
+    """States and reasons are those that `chunkq status` shows now: which transfers have them?"""
+    from chunkq.api.lists import matching
+    from chunkq.api.operations import Operations
+
+    if not chosen.filter.states and not chosen.filter.reasons:
+        return chosen
+    operations = Operations(settings, by="")
+    try:
+        operations.refresh()
+        found = matching(operations.rows(), chosen.filter)
+    finally:
+        operations.close()
+    return replace(chosen, ids=frozenset(row.id for row in found))
+
+
 def select(
     store: JobStore, chosen: Chosen, sensible: frozenset[JobState]
 ) -> tuple[list[Job], list[NotFound]]:
@@ -101,7 +119,7 @@ def select(
     """
     jobs = _read(store)
     if not chosen.names:
-        matching = _matching(chosen.filter)
+        matching = _matching(chosen)
         return [job for job in jobs if job.state in sensible and matching(job)], []
     found: dict[str, Job] = {}
     missing: list[NotFound] = []
@@ -139,31 +157,19 @@ def _named(name: str, jobs: Sequence[Job], sensible: frozenset[JobState]) -> lis
     return begun
 
 
-def _matching(wanted: Filter) -> Callable[[Job], bool]:
-    """Whether a job is meant by a filter: all that is given must hold."""
-    states = {_STATES.get(state.value, "running") for state in wanted.states}
-    text = wanted.text.casefold()
+def _matching(chosen: Chosen) -> Callable[[Job], bool]:
+    """Whether a job is meant by the filter: all that is given must hold."""
+    wanted, text = chosen.filter, chosen.filter.text.casefold()
 
     def matches(job: Job) -> bool:
         told = "\n".join((*job.sources, job.destination)).casefold()
         return (
-            (not states or job.state.value in states)
-            and (not wanted.reasons or job.why in wanted.reasons)
+            (chosen.ids is None or job.job_id in chosen.ids)
             and (not wanted.peer or job.peer == wanted.peer)
             and text in told
         )
 
     return matches
-
-
-#: States that a job file tells; the others are those of jobs that a process has in hand.
-_STATES: Final = {
-    "queued": "pending",
-    "paused": "paused",
-    "done": "done",
-    "failed": "failed",
-    "cancelled": "cancelled",
-}
 
 
 def _word(kind: type[_Word], given: str, what: str) -> _Word:

@@ -28,12 +28,14 @@ def steer(
 
     Raises the error of the only one that was refused, or `PartialFailure`.
     """
-    from chunkq.cli.selection import select
+    from chunkq.cli.selection import as_shown, select
     from chunkq.settings.actor import actor
     from chunkq.storage.job import JobState
     from chunkq.storage.jobs import JobStore
 
-    store = JobStore(options.load().settings.directories.state)
+    settings = options.load().settings
+    chosen = as_shown(chosen, settings)
+    store = JobStore(settings.directories.state)
     by, errors = actor(), 0
     try:
         jobs, missing = select(store, chosen, sensible)

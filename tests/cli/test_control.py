@@ -313,3 +313,18 @@ def test_drained_workers_finish_what_they_have(both: tuple[Pair, Running, Runnin
     assert content == (pair.inbox / "finished").read_bytes()
     assert "pending" == job(pair, queued).state
     assert set() == Control(pair.alice.state).draining()
+
+
+def test_a_state_is_the_one_that_status_shows(pair: Pair) -> None:
+    """What a process has in hand and waits for a silent peer is stalled, and nothing else is."""
+    pair.offer("quick", b"quick")
+    pair.alice.quick("get", "--queue", "bob:docs/slow", str(pair.inbox / "slow"))
+    working = pair.alice.start("work")
+    until(lambda: [each["state"] for each in steer(pair, "status")] == ["stalled"])
+    none = main([*pair.alice.arguments, "pause", "--state", "running"])
+    (paused,) = steer(pair, "pause", "--state", "stalled", "--reason", "peer_silent")
+    until_state(pair, "bob:docs/slow", "paused")
+    working.end()
+
+    assert 4 == none
+    assert "pausing" == paused["outcome"]
