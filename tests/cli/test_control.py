@@ -283,11 +283,12 @@ def test_by_filter_and_what_is_refused(
     # a worker looks now and then whether one of them may go on
     assert {"paused", "pausing"} >= {each["outcome"] for each in paused}
     assert 3 == len(paused)
-    assert ["resumed"] * 2 == [each["outcome"] for each in resumed]
+    assert 2 == len(resumed)
     assert [3, 4, 2, 2, 2] == [some, none, both_given, unknown, several]
     assert "bob:docs/nowhere" in said.err
     assert f"cancelled: {paused[0]['id']}" in said.out
-    assert ["cancelled"] * 2 == [each["outcome"] for each in rest]
+    assert {"cancelled", "cancelling"} >= {each["outcome"] for each in rest}
+    assert 2 == len(rest)
 
 
 def test_drained_workers_finish_what_they_have(both: tuple[Pair, Running, Running]) -> None:
