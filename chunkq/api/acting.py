@@ -6,7 +6,6 @@ as it was told; for other jobs the store does, and here what is about staging al
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
@@ -18,6 +17,7 @@ from chunkq.protocol.condition import State
 from chunkq.protocol.priority import priority_word
 from chunkq.storage.jobs import JobStore
 from chunkq.storage.journal import Event, Journal
+from chunkq.storage.wallclock import wall_ms as wall_clock_ms
 
 Action = Literal["pause", "resume", "retry", "cancel", "priority"]
 
@@ -48,7 +48,7 @@ class Actions:
         *,
         drop: Drop,
         send: Send | None = None,
-        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        wall_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         self._store = store
         self._journal = journal

@@ -20,7 +20,6 @@ from chunkq.api.pieces import pieces_of
 from chunkq.api.processes import (
     Processes,
     link_troubles,
-    origin_views,
     peer_counts,
     refused_views,
     worker_views,
@@ -31,7 +30,6 @@ from chunkq.api.views import (
     DeadLetterView,
     Filter,
     LinkView,
-    Moment,
     Outcome,
     Page,
     PeerView,
@@ -167,7 +165,7 @@ class Operations:
         return TransferView(
             row=row,
             pieces=self.pieces(row),
-            origins=origin_views(said.transfer) if said is not None else (),
+            origins=said.transfer.origins if said is not None else (),
             rates=self._board.rates(transfer_id),
             timeline=self._past.timeline(transfer_id),
             digest=seen.job.content_digest if seen is not None else "",
@@ -275,7 +273,7 @@ class Operations:
         """Transfers that ended. Reads a file."""
         return self._past.transfers(query)
 
-    def audit(self, page: int, rows: int) -> Page[Moment]:
+    def audit(self, page: int, rows: int) -> Page[Event]:
         """Who did what, the latest first. Reads a file."""
         return self._past.audit(page, rows)
 
@@ -338,9 +336,8 @@ class Operations:
     def _check_known(self, kind: Kind, name: str) -> None:
         if kind == "peer":
             self._registry.peer(name)
-        elif name not in self.settings.links:
-            known = ", ".join(sorted(self.settings.links))
-            raise NotFound(f"no link is called {name!r}", hint=f"known: {known}")
+        else:
+            self.settings.link(name)
 
     def _drop(self, transfer_id: str) -> None:
         key = self._board.key(STAGED + transfer_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from chunkq.api.rows import name_of
-from chunkq.api.views import MAX_PAGE_ROWS, Moment, Page, Query, SortKey, TransferRow
+from chunkq.api.views import MAX_PAGE_ROWS, Page, Query, SortKey, TransferRow
 from chunkq.protocol.condition import Reason, State
 from chunkq.storage.history import Ended, History, Order, Wanted
 from chunkq.storage.journal import Event
@@ -49,18 +49,18 @@ class Past:
         found = self._history.find(transfer)
         return None if found is None else (row_of(found), found.digest)
 
-    def audit(self, page: int, rows: int) -> Page[Moment]:
+    def audit(self, page: int, rows: int) -> Page[Event]:
         """Who did what, the latest first."""
         size = min(max(1, rows), MAX_PAGE_ROWS)
         total = self._history.count_audit()
         pages = max(1, -(-total // size))
         page = min(max(1, page), pages)
         found = self._history.audit(first=(page - 1) * size, rows=size)
-        return Page([moment_of(each) for each in found], total, page, pages)
+        return Page(found, total, page, pages)
 
-    def timeline(self, transfer: str) -> tuple[Moment, ...]:
+    def timeline(self, transfer: str) -> tuple[Event, ...]:
         """What happened to one transfer, oldest first."""
-        return tuple(moment_of(each) for each in self._history.timeline(transfer))
+        return tuple(self._history.timeline(transfer))
 
 
 def _wanted(query: Query) -> Wanted:
@@ -71,18 +71,6 @@ def _wanted(query: Query) -> Wanted:
         ids=sorted(given.ids),
         peer=given.peer,
         text=given.text,
-    )
-
-
-def moment_of(event: Event) -> Moment:
-    return Moment(
-        at_ms=event.at_ms,
-        what=event.what,
-        transfer=event.transfer,
-        by=event.by,
-        reason=event.reason,
-        detail=event.detail,
-        subject=event.subject,
     )
 
 

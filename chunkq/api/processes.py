@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from chunkq.api.views import OriginView, RefusedView, WorkerView
+from chunkq.api.views import RefusedView, WorkerView
 from chunkq.protocol.report import LinkReport, PeerReport, Report, TransferReport
 from chunkq.storage.reports import STALE_S, Filed
 
@@ -137,20 +137,6 @@ def refused_views(processes: Iterable[Process]) -> list[RefusedView]:
                 RefusedView(instance=report.instance, peer="", reason=counter, count=count)
             )
     return sorted(found, key=lambda each: (-each.count, each.instance, each.peer, each.reason))
-
-
-def origin_views(transfer: TransferReport) -> tuple[OriginView, ...]:
-    return tuple(
-        OriginView(
-            peer=each.peer,
-            new_bytes=each.new_bytes,
-            window_chunks=each.window_chunks,
-            in_flight=each.in_flight,
-            rtt_ms=each.rtt_ms,
-            left=each.left,
-        )
-        for each in transfer.origins
-    )
 
 
 def peer_counts(processes: Iterable[Process]) -> Mapping[str, PeerReport]:

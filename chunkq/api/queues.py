@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 from chunkq.api.views import DeadLetterView, QueueView
 from chunkq.compose import make_viewer
-from chunkq.errors import ChunkqError, NotFound
+from chunkq.errors import ChunkqError
 from chunkq.ports.viewing import DeadLetter, QueueState, QueueViewer
 from chunkq.settings import Settings
+from chunkq.storage.wallclock import wall_ms as wall_clock_ms
 
 _T = TypeVar("_T")
 
@@ -28,7 +28,7 @@ class Queues:
         settings: Settings,
         alias_of: Callable[[bytes], str | None],
         *,
-        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        wall_ms: Callable[[], int] = wall_clock_ms,
         viewers: Mapping[str, QueueViewer] | None = None,
     ) -> None:
         self._settings = settings
@@ -75,11 +75,9 @@ class Queues:
     # ------------------------------------------------------------ inside
 
     def _viewer(self, link: str) -> QueueViewer:
-        if link not in self._settings.links:
-            known = ", ".join(sorted(self._settings.links))
-            raise NotFound(f"no link is called {link!r}", hint=f"known: {known}")
+        found = self._settings.link(link)
         if link not in self._viewers:
-            self._viewers[link] = make_viewer(self._settings.links[link], self._settings.site_name)
+            self._viewers[link] = make_viewer(found, self._settings.site_name)
         return self._viewers[link]
 
     async def _look(self, link: str, instances: Sequence[str]) -> list[QueueState]:

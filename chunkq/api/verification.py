@@ -35,6 +35,7 @@ from chunkq.storage.kinds import Kind, identity_of, kind_of
 from chunkq.storage.marks import MarksFile
 from chunkq.storage.mending import Mend
 from chunkq.storage.received import ReceivedLog
+from chunkq.storage.wallclock import wall_ms
 
 #: Errors that concern all files of that peer: the others are not tried.
 FATAL: Final = (Unreachable, BrokerRefused, IdentityError, PeerDistrusted)
@@ -120,7 +121,7 @@ class Verification:
         self._marks = MarksFile(
             state_dir,
             self._paths,
-            wall_ms=lambda: time.time_ns() // 1_000_000,
+            wall_ms=wall_ms,
             monotonic_s=time.monotonic,
         )
         self._loop = asyncio.get_running_loop()

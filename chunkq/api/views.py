@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Final, Generic, Literal, TypeVar
 
 from chunkq.protocol.condition import Reason, State
+from chunkq.protocol.report import OriginShare
+from chunkq.storage.journal import Event
 
 _Row = TypeVar("_Row")
 
@@ -100,31 +102,6 @@ class TransferRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Moment:
-    """One line of a transfer's timeline, or of the audit. `by`: who did it; empty: chunkq."""
-
-    at_ms: int
-    what: str
-    transfer: str = ""
-    by: str = ""
-    reason: str = ""
-    detail: str = ""
-    subject: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OriginView:
-    """What one origin does for a transfer."""
-
-    peer: str
-    new_bytes: int = 0
-    window_chunks: int = 0
-    in_flight: int = 0
-    rtt_ms: int = 0
-    left: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Pieces:
     """The chunks of a file, cut into at most some hundred equal cells.
 
@@ -161,9 +138,9 @@ class TransferView:
 
     row: TransferRow
     pieces: Pieces | None = None
-    origins: Sequence[OriginView] = ()
+    origins: Sequence[OriginShare] = ()
     rates: Sequence[tuple[int, int]] = ()
-    timeline: Sequence[Moment] = ()
+    timeline: Sequence[Event] = ()
     digest: str = ""
     staging: Sequence[str] = ()
     commands: Mapping[str, str] = field(default_factory=dict)

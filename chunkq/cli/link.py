@@ -6,9 +6,8 @@ from typing import Annotated, Final
 
 import typer
 
-from chunkq.cli import console
+from chunkq.cli.freezing import change
 from chunkq.cli.options import JsonOption, Options
-from chunkq.errors import NotFound
 
 EXAMPLES: Final = """\b
 Examples:
@@ -38,7 +37,7 @@ def freeze(
     What is under way stops and goes on by itself afterwards; its requests are told to come later.
     Survives restarts.
     """
-    _change(Options.of(ctx, json=json), name, frozen=True, why=why)
+    change(Options.of(ctx, json=json), "link", name, frozen=True, why=why)
 
 
 @app.command("thaw", epilog=EXAMPLES)
@@ -49,33 +48,4 @@ def thaw(
     json: JsonOption = False,
 ) -> None:
     """Go on with a link that was frozen."""
-    _change(Options.of(ctx, json=json), name, frozen=False)
-
-
-def _change(options: Options, name: str, *, frozen: bool, why: str = "") -> None:
-    from chunkq.settings.actor import actor
-    from chunkq.settings.nearest import did_you_mean
-    from chunkq.storage.control import Control
-
-    settings = options.load().settings
-    if frozen and name not in settings.links:
-        known = sorted(settings.links)
-        raise NotFound(
-            f"no link is called {name!a}",
-            hint=did_you_mean(name, known) or f"known: {', '.join(known)}",
-        )
-    control, by = Control(settings.directories.state), actor()
-    try:
-        was = ("link", name) in control.frozen()
-        if frozen:
-            control.freeze("link", name, by, why)
-        else:
-            control.thaw("link", name, by)
-    finally:
-        control.close()
-    if options.json:
-        fields = {"link": name, "frozen": frozen, "changed": was != frozen}
-        console.emit("link", fields)
-    else:
-        word = "frozen" if frozen else "thawed"
-        console.out(f"{'already ' if was == frozen else ''}{word}: {name}")
+    change(Options.of(ctx, json=json), "link", name, frozen=False)

@@ -10,11 +10,10 @@ import typer
 from chunkq.cli import console, peer_follow, peer_freeze, peer_set, peer_show
 from chunkq.cli.lines import read_line
 from chunkq.cli.options import JsonOption, Options
-from chunkq.errors import UsageError
+from chunkq.errors import NotFound, UsageError
 from chunkq.protocol.identity import CARD_PREFIX, decode_card, fingerprint
 from chunkq.protocol.succession import is_statement
 from chunkq.settings import DEFAULT_LINK, Peer, Registry, Settings, check_label
-from chunkq.settings.nearest import did_you_mean
 from chunkq.settings.trust import MAX_CARD_LENGTH
 from chunkq.storage.replays import ReplayStore
 
@@ -180,9 +179,7 @@ def _read_card(given: str) -> str:
 
 
 def _check_link(settings: Settings, link: str) -> None:
-    if link not in settings.links:
-        known = sorted(settings.links)
-        raise UsageError(
-            f"no link is called {link!r}",
-            hint=did_you_mean(link, known) or f"known: {', '.join(known)}; see config.toml",
-        )
+    try:
+        settings.link(link)
+    except NotFound as error:
+        raise UsageError(error.message, hint=error.hint) from None

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
-from chunkq.cli import console
+from chunkq.cli.freezing import change
 from chunkq.cli.options import JsonOption, Options
 
 EXAMPLES: Final = """\b
@@ -28,7 +28,7 @@ def freeze(
     What is under way stops and goes on by itself afterwards; its requests are told to come later.
     Survives restarts.
     """
-    _change(Options.of(ctx, json=json), alias, frozen=True, why=why)
+    change(Options.of(ctx, json=json), "peer", alias, frozen=True, why=why)
 
 
 def thaw(
@@ -38,29 +38,4 @@ def thaw(
     json: JsonOption = False,
 ) -> None:
     """Go on with a peer that was frozen."""
-    _change(Options.of(ctx, json=json), alias, frozen=False)
-
-
-def _change(options: Options, alias: str, *, frozen: bool, why: str = "") -> None:
-    from chunkq.settings import Registry
-    from chunkq.settings.actor import actor
-    from chunkq.storage.control import Control
-
-    settings = options.load().settings
-    if frozen:
-        Registry(settings.directories).peer(alias)  # a typo freezes nothing
-    control, by = Control(settings.directories.state), actor()
-    try:
-        was = ("peer", alias) in control.frozen()
-        if frozen:
-            control.freeze("peer", alias, by, why)
-        else:
-            control.thaw("peer", alias, by)
-    finally:
-        control.close()
-    if options.json:
-        fields = {"alias": alias, "frozen": frozen, "changed": was != frozen}
-        console.emit("peer", fields)
-    else:
-        word = "frozen" if frozen else "thawed"
-        console.out(f"{'already ' if was == frozen else ''}{word}: {alias}")
+    change(Options.of(ctx, json=json), "peer", alias, frozen=False)

@@ -11,7 +11,8 @@ from chunkq.cli.console import clean
 from chunkq.cli.progress import size_text, time_text
 
 if TYPE_CHECKING:
-    from chunkq.api.views import Moment, TransferRow, TransferView, WorkerView
+    from chunkq.api.views import TransferRow, TransferView, WorkerView
+    from chunkq.storage.journal import Event
 
 HEADINGS: Final = ("ID", "STATE", "REASON", "DONE", "RATE", "ETA", "NAME")
 #: Cells of the piece map on a line.
@@ -60,7 +61,7 @@ def fields_of_view(view: TransferView) -> dict[str, object]:
     fields = fields_of(view.row)
     if view.pieces is not None:
         fields["pieces"] = {**asdict(view.pieces), "text": view.pieces.text}
-    fields["origins"] = [asdict(each) for each in view.origins]
+    fields["origins"] = [each.model_dump() for each in view.origins]
     fields["timeline"] = [asdict(each) for each in view.timeline]
     return {
         **fields,
@@ -117,7 +118,7 @@ def _facts(view: TransferView) -> Iterator[tuple[str, str]]:
         yield "staging", path
 
 
-def moment_text(moment: Moment) -> str:
+def moment_text(moment: Event) -> str:
     """One line of a timeline or of the audit."""
     by = f"by {moment.by}" if moment.by else ""
     about = " ".join(filter(None, (moment.subject, moment.reason)))

@@ -65,9 +65,7 @@ class Elsewhere:
     def send(self, row: TransferRow, action: Action, word: str, drop: bool, by: str) -> None:
         """What `Operations` does with a transfer of another host. Raises `ChunkqError`."""
         if self._loop is None:
-            raise NotFound(
-                f"transfer {row.id} is on {row.host}, and which is not reached: no link leads there"
-            )
+            raise _unreached(row.host)
         value = (DROP if drop else "") if action == "cancel" else word
         sending = asyncio.run_coroutine_threadsafe(
             self._control(row.host, row.instance, action, by, transfers=(row.id,), value=value),
@@ -106,9 +104,7 @@ class Elsewhere:
         value: str = "",
     ) -> None:
         if self._status is None:
-            raise NotFound(
-                f"{instance} is on {host}, and which is not reached: no link leads there"
-            )
+            raise _unreached(host)
         await self._status.control(host, instance, action, transfers=transfers, value=value, by=by)
 
 

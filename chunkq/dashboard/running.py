@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import getpass
 import socket
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -19,6 +18,7 @@ from chunkq.dashboard.serving import serve
 from chunkq.dashboard.shared import Place
 from chunkq.settings import Settings
 from chunkq.storage.journal import Event, Journal, What
+from chunkq.storage.wallclock import wall_ms
 from chunkq.telemetry.logs import write as write_log
 
 #: Who acts where nobody is logged in; the page's own deeds in the audit.
@@ -52,7 +52,7 @@ async def run(
     journal = Journal(settings.directories.state)
 
     def note(what: What, detail: str) -> None:
-        journal.add(Event(at_ms=_now_ms(), what=what, by=f"{_BY}@{host}", detail=detail))
+        journal.add(Event(at_ms=wall_ms(), what=what, by=f"{_BY}@{host}", detail=detail))
 
     def log_in_refused(address: str) -> None:
         write_log("login_refused", level="warning", address=address)
@@ -65,7 +65,7 @@ async def run(
         cookie_name=f"chunkq-{port}",
         secure=listening.tls or (listening.behind_proxy and not listening.loopback),
         passwords=listening.passwords,
-        now_ms=_now_ms,
+        now_ms=wall_ms,
         log_in_refused=log_in_refused,
     )
     app, shared = create_app(operations, place, _access(settings), elsewhere)
@@ -84,7 +84,7 @@ async def run(
 
 
 def _access(settings: Settings) -> Access:
-    return Access(load_secret(settings.directories.state), _now_ms)
+    return Access(load_secret(settings.directories.state), wall_ms)
 
 
 def _user() -> str:
@@ -93,7 +93,3 @@ def _user() -> str:
         return plain_user(getpass.getuser())
     except (KeyError, OSError):
         return plain_user("")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

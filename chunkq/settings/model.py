@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from chunkq.errors import ConfigError, UsageError
+from chunkq.errors import ConfigError, NotFound, UsageError
 from chunkq.protocol.brokerurl import check_whole, mask_url, node_urls, split_url
 from chunkq.protocol.limits import (
     COMMIT_BYTES,
@@ -40,6 +40,7 @@ from chunkq.protocol.quota import (
     DEFAULT_REQUESTS_PER_S,
     Quota,
 )
+from chunkq.settings.nearest import did_you_mean
 from chunkq.settings.places import Directories
 from chunkq.settings.quantity import DurationSeconds, RateBytes, SizeBytes, SizeOrAuto
 
@@ -339,6 +340,15 @@ class Settings(Model):
                     link.setdefault("url", spool_url(directories.spool))
             filled[name] = link
         return {**data, "directories": directories, "links": filled}
+
+    def link(self, name: str) -> Link:
+        """The link called so. Raises `NotFound`."""
+        try:
+            return self.links[name]
+        except KeyError:
+            known = sorted(self.links)
+            hint = did_you_mean(name, known) or f"known: {', '.join(known)}; see config.toml"
+            raise NotFound(f"no link is called {name!r}", hint=hint) from None
 
     @property
     def site_name(self) -> str:

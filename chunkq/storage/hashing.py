@@ -16,6 +16,7 @@ from chunkq.ports import FileIdentity, SourceFile
 from chunkq.protocol.geometry import Geometry
 from chunkq.protocol.limits import MIB
 from chunkq.protocol.manifest import Head, ManifestBuilder
+from chunkq.storage.wallclock import wall_ms as wall_clock_ms
 
 #: One read: large enough that the system call costs nothing, small enough for the L2 cache.
 READ_SIZE_BYTES: Final = 2 * MIB
@@ -35,17 +36,13 @@ def settling_ms(identity: FileIdentity, now_ms: int) -> int:
     return left_ms if 0 < left_ms <= 2 * grain_ms else 0
 
 
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def build_manifest(
     source: SourceFile,
     geometry: Geometry,
     on_progress: Callable[[int], None],
     should_stop: Callable[[], bool],
     *,
-    wall_ms: Callable[[], int] = _wall_ms,
+    wall_ms: Callable[[], int] = wall_clock_ms,
     sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[Head, bytes]:
     """The head of `source` and its leaves, packed. Whole chunks of holes are not read.

@@ -32,6 +32,19 @@ _BLOCK_BYTES: Final = 64 * KIB
 #: A file that is moved while both are opened is looked at again, so often.
 _MAX_LOOKS: Final = 10
 
+#: What was done to the site rather than to a transfer: of interest whoever did it.
+Operation = Literal[
+    "peer_frozen",
+    "peer_thawed",
+    "link_frozen",
+    "link_thawed",
+    "drained",
+    "dead_letters_requeued",
+    "dead_letters_discarded",
+    "login_refused",
+    "dashboard_started",
+]
+OPERATIONS: Final[frozenset[str]] = frozenset(get_args(Operation))
 What = Literal[
     "queued",
     "started",
@@ -44,15 +57,7 @@ What = Literal[
     "moving",
     "done",
     "failed",
-    "peer_frozen",
-    "peer_thawed",
-    "link_frozen",
-    "link_thawed",
-    "drained",
-    "dead_letters_requeued",
-    "dead_letters_discarded",
-    "login_refused",
-    "dashboard_started",
+    Operation,
 ]
 #: All that may be said; lines with other words are left out when read.
 WORDS: Final[frozenset[str]] = frozenset(get_args(What))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -18,9 +17,10 @@ from chunkq.storage.closing import close
 from chunkq.storage.historydb import NAME, Damaged, database_errors, open_to_write
 from chunkq.storage.job import SUFFIX, Job, JobState
 from chunkq.storage.jobfiles import JobFiles
-from chunkq.storage.journal import Event, Journal
+from chunkq.storage.journal import OPERATIONS, Event, Journal
 from chunkq.storage.locks import lock_file
 from chunkq.storage.mapping import storage_errors
+from chunkq.storage.wallclock import wall_ms as wall_clock_ms
 
 _DAY_MS: Final = 86_400_000
 #: What went well is of little interest after a season.
@@ -32,30 +32,12 @@ KEEP_MS: Final = 400 * _DAY_MS
 PRUNE_EVERY_MS: Final = 3_600_000
 #: Rows that go in one transaction: some milliseconds, in which readers wait.
 PRUNE_ROWS: Final = 2000
-#: What people and operations did, whoever did it.
-AUDITED: Final = frozenset(
-    {
-        "peer_frozen",
-        "peer_thawed",
-        "link_frozen",
-        "link_thawed",
-        "drained",
-        "dead_letters_requeued",
-        "dead_letters_discarded",
-        "login_refused",
-        "dashboard_started",
-    }
-)
 _ENDS: Final = frozenset({"done", "failed", "cancelled"})
 _ENDED: Final = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 _LOCK: Final = "history.lock"
 _CURSOR: Final = "cursor"
 
 Notice = Callable[[str], None]
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Recorder:
@@ -70,7 +52,7 @@ class Recorder:
         jobs: JobFiles,
         *,
         notice: Notice = lambda _: None,
-        wall_ms: Callable[[], int] = _wall_ms,
+        wall_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         self._state_dir = os.path.abspath(state_dir)
         self.path = os.path.join(self._state_dir, NAME)
@@ -239,7 +221,7 @@ def _put_moments(connection: sqlite3.Connection, events: Iterable[Event]) -> Non
                 each.reason,
                 each.detail,
                 each.subject,
-                (bool(each.by) and each.what not in _ORDINARY) or each.what in AUDITED,
+                (bool(each.by) and each.what not in _ORDINARY) or each.what in OPERATIONS,
             )
             for each in events
         ),

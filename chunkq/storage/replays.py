@@ -12,7 +12,6 @@ An epoch is a requester's start, and its number begins with the time. Those at o
 from __future__ import annotations
 
 import os
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from chunkq.protocol.limits import KEY_SIZE_BYTES
 from chunkq.protocol.packet import EPOCH_RANDOM_BITS, RequestId
 from chunkq.storage.mapping import storage_errors
 from chunkq.storage.replayfile import ReplayFile, ReplayFileInvalid
+from chunkq.storage.wallclock import wall_ms as wall_clock_ms
 
 #: A ceiling is raised by as much as the epoch has used so far, between these two: a busy peer costs
 #: one fsync in 4096 requests, a quiet one loses few numbers in a power cut.
@@ -54,10 +54,6 @@ def current_boot_id() -> bytes:
         return os.urandom(16)
 
 
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class ReplayStore:
     """The replay records of all peers, in one directory. Peers are site ids, 32 bytes.
 
@@ -69,7 +65,7 @@ class ReplayStore:
         directory: str | os.PathLike[str],
         *,
         boot_id: bytes | None = None,
-        wall_ms: Callable[[], int] = _wall_ms,
+        wall_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         """Create the directory (0700) if need be. Raises `StorageError`."""
         self.path = os.path.abspath(directory)

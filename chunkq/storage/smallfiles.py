@@ -19,6 +19,7 @@ from chunkq.storage import descriptors
 from chunkq.storage.closing import close
 from chunkq.storage.hashing import FINE_GRAIN_MS, settling_ms
 from chunkq.storage.kinds import identity_of
+from chunkq.storage.wallclock import wall_ms as wall_clock_ms
 
 #: Not blocking, so that a FIFO put in a file's place cannot hold a worker.
 _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -26,16 +27,12 @@ _FILE_FLAGS: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _TROUBLE: Final = frozenset({errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def read_small(
     directory_fd: int,
     name: str,
     largest_bytes: int,
     *,
-    wall_ms: Callable[[], int] = _wall_ms,
+    wall_ms: Callable[[], int] = wall_clock_ms,
     sleep: Callable[[float], None] = time.sleep,
 ) -> SmallFile | RefusalReason:
     """A regular file, if it has at most `largest_bytes`; else why it cannot be had."""

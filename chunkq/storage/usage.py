@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from chunkq.protocol import day
 from chunkq.protocol.limits import GIB, KEY_SIZE_BYTES
 from chunkq.storage import descriptors
 from chunkq.storage.mapping import storage_errors
+from chunkq.storage.wallclock import wall_ms as wall_clock_ms
 
 #: One fdatasync in so many bytes of a peer costs nothing that could be measured, and a day's
 #: quota for which that is much is small enough for a minute's page write-back to keep.
@@ -37,10 +37,6 @@ _MOST: Final = (1 << 64) - 1
 _SUFFIX: Final = ".usage"
 
 
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class UsageStore:
     """What peers used up, in one directory. An account is the first id of a peer, 32 bytes.
 
@@ -48,7 +44,7 @@ class UsageStore:
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], *, wall_ms: Callable[[], int] = _wall_ms
+        self, directory: str | os.PathLike[str], *, wall_ms: Callable[[], int] = wall_clock_ms
     ) -> None:
         self.path = os.path.abspath(directory)
         self._wall_ms = wall_ms

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from chunkq.api.views import Moment, Query
+from chunkq.api.views import Query
 from chunkq.dashboard import wording
 from chunkq.dashboard.addresses import query_of, transfer_path
 from chunkq.dashboard.live import Cells, Live
 from chunkq.dashboard.views.transfer import moment_cells, moment_keys
 from chunkq.dashboard.views.view import Asked, View, pager
+from chunkq.storage.journal import Event
 
 PATH: Final = "/audit"
 _PLAIN: Final = Query()
@@ -36,7 +37,7 @@ async def _names(asked: Asked) -> Mapping[str, str]:
     return {row.id: row.name for row in asked.board.rows()}
 
 
-def _cells(moment: Moment, names: Mapping[str, str]) -> Cells:
+def _cells(moment: Event, names: Mapping[str, str]) -> Cells:
     about = names.get(moment.transfer) or moment.transfer or moment.subject
     return {
         **moment_cells(moment),

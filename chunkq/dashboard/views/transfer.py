@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from chunkq.api.views import Moment, OriginView, Pieces, TransferView
+from chunkq.api.views import Pieces, TransferView
 from chunkq.dashboard import drawing, remedies, rows, wording
 from chunkq.dashboard.addresses import first
 from chunkq.dashboard.live import Cells, Live, Value
 from chunkq.dashboard.views.view import Asked, View
+from chunkq.protocol.report import OriginShare
+from chunkq.storage.journal import Event
 
 #: What is drawn and told of; a tree's timeline may have thousands of moments.
 MAX_MOMENTS: Final = 200
@@ -91,7 +93,7 @@ def _rates(rates: Sequence[tuple[int, int]]) -> dict[str, Value]:
     }
 
 
-def _origins(origins: Sequence[OriginView]) -> Mapping[str, Cells]:
+def _origins(origins: Sequence[OriginShare]) -> Mapping[str, Cells]:
     total = sum(each.new_bytes for each in origins)
     return {
         each.peer: {
@@ -107,13 +109,13 @@ def _origins(origins: Sequence[OriginView]) -> Mapping[str, Cells]:
     }
 
 
-def _timeline(moments: Sequence[Moment]) -> Mapping[str, Cells]:
+def _timeline(moments: Sequence[Event]) -> Mapping[str, Cells]:
     """The newest first."""
     keyed = zip(moment_keys(moments), moments, strict=True)
     return {key: moment_cells(moment) for key, moment in reversed(list(keyed))}
 
 
-def moment_keys(moments: Sequence[Moment]) -> list[str]:
+def moment_keys(moments: Sequence[Event]) -> list[str]:
     """One for each, which it keeps while others come."""
     seen: Counter[str] = Counter()
     keys = []
@@ -124,7 +126,7 @@ def moment_keys(moments: Sequence[Moment]) -> list[str]:
     return keys
 
 
-def moment_cells(moment: Moment) -> Cells:
+def moment_cells(moment: Event) -> Cells:
     """A line of a timeline or of the audit."""
     reason = wording.plain(moment.reason)
     return {
