@@ -20,6 +20,7 @@ from chunkq.errors import (
 from chunkq.ports import Mailbox
 from chunkq.protocol.limits import KIB, MIB
 from chunkq.transport.rabbitmq import RabbitMQOptions, RabbitMQTransport, wire
+from chunkq.transport.rabbitmq.topology import remove_if_idle
 from tests.support.broker import Broker
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import (
@@ -457,3 +458,50 @@ async def test_a_link_that_is_cut_while_it_is_made_anew(
         assert alice.health.ok
         await consumer.close()
         await alice.close()
+
+
+async def test_queue_without_a_process_is_made_anew(
+    broker: Broker, vhost: str, sites: Sites
+) -> None:
+    """One that the broker names and cannot deliver from, as a kill leaves it, is replaced."""
+    alice, bob = await sites.open("alice"), await sites.open("bob")
+    await (await bob.consume(REQUESTS, prefetch=10)).close()
+    kill_queue(broker, vhost)
+    consumer = await asyncio.wait_for(bob.consume(REQUESTS, prefetch=10), DEADLINE_S)
+    await publish_at_last(alice, REQUESTS, b"delivered again")
+    assert [b"delivered again"] == [each.body for each in await take(consumer, 1)]
+    await until(lambda: bob.health.ok)
+
+
+async def test_queue_that_dies_under_its_consumer_is_made_anew(
+    broker: Broker, vhost: str, sites: Sites
+) -> None:
+    """Nobody starts the consumer again: it finds out when its connection is lost."""
+    alice, bob = await sites.open("alice"), await sites.open("bob")
+    consumer = await bob.consume(REQUESTS, prefetch=10)
+    kill_queue(broker, vhost)
+    broker.eval(
+        '[rabbit_networking:close_connection(P, "test") || P <- rabbit_networking:connections()].'
+    )
+    await publish_at_last(alice, REQUESTS, b"delivered again")
+    assert [b"delivered again"] == [each.body for each in await take(consumer, 1)]
+
+
+async def test_queue_in_use_is_never_made_anew(sites: Sites) -> None:
+    """One with packets in it or with another consumer is no dead one, whatever the broker says."""
+    alice, bob = await sites.open("alice"), await sites.open("bob")
+    consumer = await bob.consume(REQUESTS, prefetch=10)
+    wire = await bob._consuming.wire()
+    assert not await remove_if_idle(wire, REQUESTS)
+    await consumer.close()
+    await alice.publish(REQUESTS, b"waits")
+    assert not await remove_if_idle(wire, REQUESTS)
+    assert 1 == await bob.depth(REQUESTS)
+
+
+def kill_queue(broker: Broker, vhost: str) -> None:
+    """Leaves a quorum queue's name, and takes what is behind it."""
+    broker.eval(
+        "[ra:force_delete_server(quorum_queues, amqqueue:get_pid(Queue)) || Queue <- "
+        f'rabbit_amqqueue:list(<<"{vhost}">>), amqqueue:get_type(Queue) == rabbit_quorum_queue].'
+    )

@@ -7,16 +7,21 @@ import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from pika import exceptions
 
 from chunkq.errors import BrokerUnreachable, ChunkqError, MailboxAway, TransportClosed
 from chunkq.ports import Delivery, Mailbox
 from chunkq.transport.rabbitmq.channel import Channel
-from chunkq.transport.rabbitmq.refusals import refusal
+from chunkq.transport.rabbitmq.refusals import broke_within, refusal
 from chunkq.transport.rabbitmq.session import Session, keep, supervise
-from chunkq.transport.rabbitmq.topology import queue_name, set_up_mailbox
+from chunkq.transport.rabbitmq.topology import queue_name, remove_if_idle, set_up_mailbox
 from chunkq.transport.rabbitmq.wire import Wire
+
+#: So often in succession the broker fails within over consuming, and its queue is made anew.
+#: Other consumers of the connection fail along, once or twice.
+FAULTS_OF_A_DEAD_QUEUE: Final = 3
 
 
 class Inflow:
@@ -76,6 +81,7 @@ class RabbitMQConsumer:
         self._rejected: set[int] = set()
         self._acknowledge_to = 0
         self._failure: ChunkqError | None = None
+        self._faults = 0
         #: Why nothing is delivered at the moment; empty if all is well.
         self.trouble = ""
         self._woken = asyncio.Event()
@@ -168,6 +174,8 @@ class RabbitMQConsumer:
 
     async def _set_up(self, wire: Wire) -> Channel:
         with self._inflow.answering():
+            if self._faults >= FAULTS_OF_A_DEAD_QUEUE:
+                await self._remove_dead_queue(wire)
             await set_up_mailbox(wire, self._mailbox, self._session.options)
             channel = await Channel.open(wire)
             try:
@@ -186,10 +194,29 @@ class RabbitMQConsumer:
         self._forget_tags()
         wire.attach_consumer(channel.number, self)
         await channel.call("basic_qos", prefetch_count=self._prefetch)
-        await channel.call("basic_consume", queue_name(self._mailbox), _delivered_by_the_wire)
+        try:
+            await channel.call("basic_consume", queue_name(self._mailbox), _delivered_by_the_wire)
+        except exceptions.AMQPError as error:
+            self._faults += broke_within(error)
+            raise
+        self._faults = 0
+
+    async def _remove_dead_queue(self, wire: Wire) -> None:
+        """A queue that has a name and nothing behind it: it can be declared, and not consumed from.
+
+        RabbitMQ 3.10 leaves one where it was killed within half a second of making a quorum queue.
+        One with packets in it, or with another consumer, is none.
+        """
+        self._faults = 0
+        await remove_if_idle(wire, self._mailbox)
 
     def _failing(self, failure: ChunkqError) -> None:
         self.trouble = failure.message
+        if self._faults:
+            self.trouble = (
+                f"the broker {self._session.endpoint} runs into a fault of its own whenever "
+                f"{queue_name(self._mailbox)} is consumed from: its log says which"
+            )
         if isinstance(failure, MailboxAway):
             raise failure
 

@@ -21,6 +21,7 @@ REFUSING_CODES: Final = frozenset({403, 405, 406, 530, 540})
 ACCESS_REFUSED: Final = 403
 NOT_FOUND: Final = 404
 PRECONDITION_FAILED: Final = 406
+INTERNAL_ERROR: Final = 541
 #: What a cluster says of a queue on a node that is down, or whose process there is.
 _AWAY: Final = re.compile(
     r"queue '([^']+)' in vhost .*?(?:is down|process is stopped|has crashed)", re.DOTALL
@@ -109,6 +110,11 @@ def queue_away(error: BaseException) -> str | None:
         return None
     found = _AWAY.search(error.reply_text)
     return found[1] if found else None
+
+
+def broke_within(error: BaseException) -> bool:
+    """Whether the broker ran into a fault of its own, and closed the connection over it."""
+    return isinstance(error, Closed) and error.reply_code == INTERNAL_ERROR
 
 
 def set_up_failure(error: BaseException, where: Endpoint) -> ChunkqError:

@@ -136,6 +136,17 @@ async def queue_depth(wire: Wire, mailbox: Mailbox) -> int:
     return int(answer.message_count)
 
 
+async def remove_if_idle(wire: Wire, mailbox: Mailbox) -> bool:
+    """Delete the queue if, as the broker counts, nothing is in it and nobody consumes from it."""
+    async with throwaway(wire) as channel:
+        # A quorum queue cannot be deleted `if-empty` or `if-unused`.
+        found = await channel.call("queue_declare", queue_name(mailbox), passive=True)
+        if found.message_count or found.consumer_count:
+            return False
+        await channel.call("queue_delete", queue_name(mailbox))
+    return True
+
+
 @asynccontextmanager
 async def throwaway(wire: Wire) -> AsyncIterator[Channel]:
     """A channel for calls that the broker may answer by closing it."""
