@@ -27,6 +27,7 @@ from chunkq.protocol.report import (
     Role,
 )
 from chunkq.runtime.judging import STALL_S
+from chunkq.runtime.linklog import LinkLog
 from chunkq.runtime.origin import OriginWorker
 from chunkq.runtime.ownsite import ControlDesk
 from chunkq.runtime.peer import Requester
@@ -282,6 +283,7 @@ class Reporter:
 
         What goes wrong with that is logged once, and stops nothing else.
         """
+        link_log = LinkLog(log)
         told, last = "", (0, 0)
         said_s = float("-inf")
         while True:
@@ -290,7 +292,9 @@ class Reporter:
             if due or self.moving or activity != last:
                 last, said_s = activity, self._clock.monotonic_s()
                 try:
-                    await write(self.collect())
+                    report = self.collect()
+                    link_log.see(report.links)
+                    await write(report)
                     told = ""
                 except ChunkqError as error:
                     if error.message != told:
