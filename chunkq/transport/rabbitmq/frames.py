@@ -117,6 +117,17 @@ class FrameReader:
         self._stopped = True
         self._contents.clear()
 
+    def release(self) -> None:
+        """Let go of the buffer: nothing will be received any more.
+
+        pika's connection and what listens to it refer to each other, so that a dead one lies about
+        until the garbage collector comes by, which is seldom: it counts objects, not bytes.
+        """
+        self.stop()
+        self._buffer = bytearray()
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+
     def _recycle(self) -> None:
         """Begin at the front of the buffer again, saving what still points into it."""
         for content in self._contents.values():

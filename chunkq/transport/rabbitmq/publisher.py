@@ -126,6 +126,9 @@ class Publisher:
         finally:
             # A caller that gives up leaves no buffer behind; a sent packet is still accounted for.
             packet.body = None
+            # An error's traceback has this frame: if that had the packet, and so the error, the
+            # body would be kept until the garbage collector comes by.
+            del packet, view, body
 
     def pump(self) -> None:
         """Send what may be sent now: called whenever one of the conditions changes."""

@@ -8,6 +8,7 @@ a 1 MiB buffer (`frames.py`) and joins a message's outgoing frames once. It impl
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
@@ -160,6 +161,7 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
         except Exception as error:
             # Whatever a callback raises ends the connection, and through its end every future
             # that waits on it; asyncio would only log it.
+            traceback.clear_frames(error.__traceback__)
             self._terminate_stream(error)
         if not self._reading and self._sip is None:
             self._stop_reading()
@@ -168,7 +170,7 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._reader.stop()
+        self._reader.release()
         if self._sip is not None:
             self._sip.cancel()
         if self._error is None:
@@ -176,6 +178,9 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
             what = "the broker closed the connection" if exc is None else repr(exc)
             self._lost = exceptions.StreamLostError(what)
             self._lost.__cause__ = exc
+            if exc is not None:
+                # asyncio's frame still has the buffer that was to be read into.
+                traceback.clear_frames(exc.__traceback__)
         self._on_stream_terminated(self._lost)
 
     def pause_writing(self) -> None:
