@@ -123,9 +123,12 @@ class Replies:
         self._sending.clear()
 
     def _collect(self) -> None:
-        for task in [task for task in self._sending if task.done()]:
-            self._sending.discard(task)
-            task.result()
+        done = [task for task in self._sending if task.done()]
+        while done:
+            self._sending.discard(done[-1])
+            # Nothing here may keep the task: the traceback of its error has this frame, and with it
+            # packets, which would all be kept until the garbage collector comes by.
+            done.pop().result()
 
     async def _publish(self, packet: Buffer, priority: Priority) -> None:
         delay, now = NACK_RETRY_S, asyncio.get_running_loop().time
