@@ -178,6 +178,7 @@ class BundleFetch:
 
     async def _wind_down(self) -> None:
         self._closing = True
+        self._peer.requester.forget(self._on_reply)
         if self._timer is not None:
             self._timer.cancel()
         if self._space_poll is not None:

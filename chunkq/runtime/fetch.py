@@ -210,6 +210,7 @@ class FileFetch:
         if self._timer is not None:
             self._timer.cancel()
         for requester in self._requesters:
+            requester.forget(self._on_reply)
             if self._adopt in requester.adopters:
                 requester.adopters.remove(self._adopt)
         for peer in self._lanes:

@@ -12,7 +12,7 @@ import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from chunkq.errors import BrokerUnreachable, MailboxAway, PacketError, TransportError
 from chunkq.ports import (
@@ -50,6 +50,7 @@ from chunkq.protocol.yielding import yielding
 from chunkq.runtime.epochs import LAST_EPOCH, MAX_NEW_EPOCHS, Epochs
 from chunkq.runtime.identity import identity_of
 from chunkq.runtime.inbox import Inbox
+from chunkq.runtime.newest import Newest
 from chunkq.runtime.pages import Pages
 from chunkq.runtime.skew import Skew
 from chunkq.runtime.tasks import Tasks
@@ -75,8 +76,6 @@ HELD_UP_FACTOR: Final = 2.0
 MAX_MAILBOXES: Final = 16
 #: How long a requester that ends waits for the carrier to take its last packets.
 LAST_WORDS_S: Final = 1.0
-
-_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -172,9 +171,10 @@ class Requester:
         self.commanded: Callable[[bytes], None] | None = None
         self.adopters: list[Callable[[RawReply], Asked | None]] = []
         self._inbox: Inbox | None = None
-        self._pending: OrderedDict[RequestId, Asked] = OrderedDict()
+        self._late: ReplyHandler = lambda _, __, delivery: self.done(delivery)
+        self._pending: Newest[RequestId, Asked] = Newest(MAX_PENDING)
         #: Requests that no transfer asked; kept apart, so that made up ones push out no real one.
-        self._unknown: OrderedDict[RequestId, None] = OrderedDict()
+        self._unknown: Newest[RequestId, None] = Newest(MAX_PENDING)
         self._tries = TokenBucket(TRIES_PER_S, TRIES_BURST)
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tasks = Tasks(self._on_error)
@@ -282,7 +282,14 @@ class Requester:
         return self._appetite.starving(self.clock.monotonic_s())
 
     def expect(self, asked: Asked) -> None:
-        _remember(self._pending, asked.request_id, asked)
+        self._pending.put(asked.request_id, asked)
+
+    def forget(self, handler: ReplyHandler) -> None:
+        """Whose it was has ended: late replies are none of its, and must not keep it in memory."""
+        for asked in self._pending.values():
+            if asked.handler == handler:
+                asked.handler = self._late
+                asked.openers.clear()
 
     def spawn(self, asked: Asked, packet: bytes, lifetime_s: float, failed: AskFailure) -> None:
         """Send a request in the background; `failed` hears if the carrier does not take it."""
@@ -350,21 +357,14 @@ class Requester:
             if not self._tries.take(now_s):
                 return None
             if (asked := adopt(raw)) is not None:
-                _remember(self._pending, request_id, asked)
+                self._pending.put(request_id, asked)
                 return asked
-        _remember(self._unknown, request_id, None)
+        self._unknown.put(request_id, None)
         return None
 
     def _on_error(self, error: Exception) -> None:
         if not self._failed.done():
             self._failed.set_exception(error)
-
-
-def _remember(known: OrderedDict[RequestId, _T], request_id: RequestId, what: _T) -> None:
-    """The oldest makes way."""
-    known[request_id] = what
-    while len(known) > MAX_PENDING:
-        known.popitem(last=False)
 
 
 class AskFailure(Protocol):

@@ -134,6 +134,18 @@ async def test_made_up_replies_push_out_no_request() -> None:
         assert [b"real"] == await alice.heard()
 
 
+async def test_late_replies_are_no_strangers() -> None:
+    """What comes for a transfer that has ended is taken, unopened, and counts as no drop."""
+    async with requesting() as alice:
+        late = alice.ask(alice.bob)
+        alice.requester.forget(late.handler)
+        asked = alice.ask(alice.bob)
+        await alice.deliver(answer(late, b"late"), answer(asked, b"real"))
+
+        assert [b"real"] == await alice.heard()
+        assert not alice.requester.drops
+
+
 async def test_keys_are_tried_so_often_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reply of no known request makes every transfer try its key: within a budget."""
     monkeypatch.setattr(peer, "TRIES_PER_S", 1e-9)
