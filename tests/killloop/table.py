@@ -50,5 +50,7 @@ def _told(trend: Trend) -> str:
         f"{trend.rounds} rounds, first third to last:"
         f" RSS {first.resident / 1024:.1f} to {last.resident / 1024:.1f} MiB,"
         f" its own {first.anonymous / 1024:.1f} to {last.anonymous / 1024:.1f} MiB,"
+        f" in use {first.in_use / 1024:.1f} to {last.in_use / 1024:.1f} MiB,"
+        f" {first.blocks} to {last.blocks} small objects,"
         f" descriptors {first.descriptors} to {last.descriptors}"
     )

@@ -21,6 +21,8 @@ from tests.support.proxy import Proxy
 ROOT = Path(__file__).resolve().parents[2]
 VHOST = "/"
 WORKERS = 2
+#: Runs the workers so that they tell what memory they use.
+GAUGED = str(ROOT / "tests" / "killloop" / "gauged.py")
 #: Ended by a signal; by SIGTERM before it had begun to listen to it.
 SIGNALLED = frozenset({-signal.SIGKILL, -signal.SIGTERM})
 #: So that a large file takes one to two seconds, and faults meet it under way.
@@ -61,7 +63,7 @@ class Carrier:
         bob = self.pair.bob
         program = str(ROOT / "workers" / "origin.py")
         self.workers[number - 1] = bob.launch(
-            [sys.executable, program],
+            [sys.executable, GAUGED, str(self.figures), program],
             CHUNKQ_CONFIG_DIR=str(bob.config),
             CHUNKQ_STATE_DIR=str(bob.state),
             CHUNKQ_LINK_URL=self.urls[number],
@@ -89,7 +91,7 @@ class Carrier:
         """Start the requester worker, which is not running."""
         alice = self.pair.alice
         self.work = alice.launch(
-            [sys.executable, str(ROOT / "workers" / "requester.py")],
+            [sys.executable, GAUGED, str(self.figures), str(ROOT / "workers" / "requester.py")],
             CHUNKQ_CONFIG_DIR=str(alice.config),
             CHUNKQ_STATE_DIR=str(alice.state),
             CHUNKQ_LINK_URL=self.urls[0],
@@ -114,6 +116,11 @@ class Carrier:
             self.start_work()
             count += 1
         return count
+
+    @property
+    def figures(self) -> Path:
+        """Where workers tell what memory they use."""
+        return self.pair.root / "figures"
 
     @property
     def kept(self) -> list[Running]:
