@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/chunkq demo
 
 test: $(STAMP) need lint
-	$(PYTEST) -n 2 --dist loadgroup
+	$(PYTEST) -n 3 --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff check chunkq workers tests
