@@ -21,9 +21,10 @@ MARGIN_KIB = 10 * 1024
 #: What may be in use more: the two buffers of 1 MiB of a connection, and packets. One chunk kept in
 #: each round would be 6 MiB in 36 rounds.
 MARGIN_IN_USE_KIB = 4 * 1024
-#: Small objects, of 60 bytes or so, that may be there more: garbage that waits for its collection
-#: is 5,000 of them. 500 kept in each round would be 12,000 in 36 rounds.
-MARGIN_BLOCKS = 10_000
+#: Small objects, of 60 bytes or so, that may be there more. The collector comes for the old ones
+#: when a quarter more of its objects are there: of a worker's 64,000, with one and a half each of
+#: others. 2,000 kept in each round would be 48,000 in 36 rounds.
+MARGIN_BLOCKS = 30_000
 #: Connections are being made anew when it is looked: two sockets, and one for what is looked up.
 MARGIN_DESCRIPTORS = 6
 #: Rounds after which caches and the allocator's pools are as full as they get, and how many more

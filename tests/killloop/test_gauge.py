@@ -29,7 +29,7 @@ while True:
 """
 #: One chunk of 256 KiB a round.
 CHUNK = "kept.append(os.urandom(1 << 18))"
-OBJECTS = "kept.append([(each, each) for each in range(500)])"
+OBJECTS = "kept.append([(each, each) for each in range(2000)])"
 #: 6 MiB come and go once, late; a small block behind each keeps the allocator from giving it back.
 HOLES = """
     kept.append(None)
@@ -73,7 +73,7 @@ def watch(worker: Running, figures: Path) -> Gauge:
     indirect=["worker"],
 )
 def test_what_is_kept_in_each_round_is_found(worker: Running, figures: Path, told: str) -> None:
-    """One chunk, or some hundred small objects, are enough."""
+    """One chunk, or 2,000 small objects, are enough."""
     (trend,) = watch(worker, figures).trends()
     with pytest.raises(Failure, match=told):
         trend.check()
