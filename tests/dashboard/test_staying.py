@@ -19,6 +19,8 @@ pytestmark = [
 #: Marks an element, so that it can be seen that it is still the same.
 MARK = "element => { element.marked = true; }"
 MARKED = "element => element.marked === true"
+#: As when a banner appears, or one more cause of trouble is named in the summary.
+GROW = "document.querySelector('main').style.marginTop = '150px'"
 #: A stream that loses the third of its messages, and counts how often it was opened.
 LOSSY = """
 window.opened = 0;
@@ -71,6 +73,27 @@ async def test_rows_stay_while_somebody_points_at_them(tab: Tab, scene: Scene) -
     scene.queued("hub:pointed/0.bin", age_s=30)
     await expect(button).to_be_visible()
     await tab.page.mouse.move(5, 5)
+    await expect(rows).to_have_count(3)
+
+    assert ["0.bin", "a.bin", "b.bin"] == await rows.locator("[data-c=name]").all_inner_texts()
+
+
+async def test_rows_stay_when_what_is_above_them_grows(tab: Tab, scene: Scene) -> None:
+    """The page moves under a pointer that rests: whoever pointed has not gone away by that."""
+    scene.queued("hub:grown/b.bin", age_s=50)
+    await tab.open("/transfers?q=grown/&sort=name&desc=0")
+    rows = tab.page.locator("[data-list=transfers] tr")
+    await rows.first.hover()
+    scene.queued("hub:grown/a.bin", age_s=40)
+    button = tab.page.get_by_role("button", name="Order changed: show")
+    await expect(button).to_be_visible()
+    await tab.page.evaluate(GROW)
+    hovered = tab.page.locator("[data-list=transfers]:hover")
+    await expect(hovered).to_have_count(0)
+    scene.queued("hub:grown/0.bin", age_s=30)
+    await expect(tab.page.locator("[data-v=total]").first).to_have_text("3")
+    assert ["b.bin"] == await rows.locator("[data-c=name]").all_inner_texts()
+    await button.click()
     await expect(rows).to_have_count(3)
 
     assert ["0.bin", "a.bin", "b.bin"] == await rows.locator("[data-c=name]").all_inner_texts()

@@ -36,9 +36,25 @@ class List {
     this.box = container.closest("[data-table]");
     this.button = this.box?.querySelector(".reorder") ?? null;
     this.button?.addEventListener("click", () => this.settle());
-    for (const event of ["pointerout", "focusout"]) {
-      this.box?.addEventListener(event, () => setTimeout(() => this.busy() || this.settle()));
+    this.pointed = false;
+    if (!this.box) return;
+    this.box.addEventListener("focusout", () => setTimeout(() => this.busy() || this.settle()));
+    const hand = { x: -1, y: -1 };
+    for (const event of ["pointermove", "pointerout"]) {
+      document.addEventListener(event, ({ clientX, clientY }) => {
+        // the same place: what lies under the pointer was moved, not the pointer
+        if (clientX === hand.x && clientY === hand.y) return;
+        hand.x = clientX;
+        hand.y = clientY;
+        setTimeout(() => this.look());
+      });
     }
+  }
+
+  /** The pointer was moved: to the rows, in them, or away. */
+  look() {
+    this.pointed = this.hovered();
+    if (this.wanted && !this.busy()) this.settle();
   }
 
   change(change, full) {
@@ -80,9 +96,16 @@ class List {
     }
   }
 
-  /** Whether somebody points at a row, or at the button for it, or has the keyboard in a row. */
+  hovered() {
+    return this.container.matches(":hover") || Boolean(this.button?.matches(":hover"));
+  }
+
+  /**
+   * Whether somebody points at a row, or at the button for it, or has the keyboard in a row; also
+   * when what is above the rows grew, and they are no longer where the pointer was left.
+   */
   busy() {
-    const pointed = this.container.matches(":hover") || this.button?.matches(":hover");
+    const pointed = this.pointed || this.hovered();
     const focus = document.activeElement;
     // what was clicked keeps the focus and is not meant to be stayed with
     const typed = this.container.contains(focus) && focus.matches(":focus-visible");
@@ -96,6 +119,7 @@ class List {
 
   /** Put the rows into the order that is wanted, moving only those that are elsewhere. */
   settle() {
+    this.pointed = false;
     if (this.button) this.button.hidden = true;
     if (!this.wanted) return;
     const there = new Set(this.wanted);
