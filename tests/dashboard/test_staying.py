@@ -99,6 +99,27 @@ async def test_rows_stay_when_what_is_above_them_grows(tab: Tab, scene: Scene) -
     assert ["0.bin", "a.bin", "b.bin"] == await rows.locator("[data-c=name]").all_inner_texts()
 
 
+@pytest.mark.parametrize("width", [390, 700])
+async def test_the_button_pushes_no_rows_away(tab: Tab, scene: Scene, width: int) -> None:
+    """Where the bar has no room for it, it lies over the page."""
+    await tab.page.set_viewport_size({"width": width, "height": 900})
+    scene.queued(f"hub:narrow{width}/b.bin", age_s=50)
+    await tab.open(f"/transfers?q=narrow{width}/&sort=name&desc=0")
+    await tab.page.locator("[data-list=transfers] tr").first.hover()
+    bar = tab.page.locator(".bulk")
+    before = await bar.bounding_box()
+    scene.queued(f"hub:narrow{width}/a.bin", age_s=40)
+    button = tab.page.get_by_role("button", name="Order changed: show")
+    await expect(button).to_be_visible()
+    after = await bar.bounding_box()
+    await button.click()
+    await expect(tab.page.locator("[data-list=transfers] tr")).to_have_count(2)
+
+    assert before is not None
+    assert after is not None
+    assert before["height"] == after["height"]
+
+
 async def test_rows_stay_while_the_keyboard_is_in_them(tab: Tab, scene: Scene) -> None:
     """A row that has the focus is not moved away under it."""
     scene.queued("hub:focused/b.bin", age_s=50)
