@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.broker import Broker
 from tests.support.rabbitmq import Sites
@@ -16,10 +17,13 @@ URL_VARIABLE = "CHUNKQ_TEST_AMQP_URL"
 
 
 def pytest_configure() -> None:
-    """Commands started as processes keep their byte code, as they do where they are installed.
+    """No example has a deadline, and commands started as processes keep their byte code.
 
-    Compiling the product anew costs each of them half a second of CPU, more than all else it does.
+    On a busy machine an example may take long, which says nothing about the code. Compiling the
+    product anew costs each process half a second of CPU, more than all else that most of them do.
     """
+    settings.register_profile("busy", deadline=None)
+    settings.load_profile("busy")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
 
