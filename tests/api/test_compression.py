@@ -19,7 +19,7 @@ from chunkq import compose
 from chunkq.api import serving as serving_module
 from chunkq.errors import IntegrityError
 from chunkq.ports import Buffer, Clock, Mailbox
-from chunkq.protocol.compression import MAX_PASSED
+from chunkq.protocol.compression import MAX_PASSED, Appetite
 from chunkq.protocol.packet import ReplyKind, parse_reply
 from chunkq.protocol.packing import pack
 from chunkq.runtime.packing import Packer
@@ -80,7 +80,11 @@ async def world(
     alice: str = "auto",
     bob: str = "auto",
 ) -> AsyncIterator[World]:
-    """Both sites at work; `alice` and `bob` say what each one's link has for `compression`."""
+    """Both sites at work; `alice` and `bob` say what each one's link has for `compression`.
+
+    alice takes packed replies however busy this machine is.
+    """
+    monkeypatch.setattr(Appetite, "starving", lambda self, now_s: True)
     made = World(root)
     carriers: list[MemoryCarrier] = []
 
