@@ -339,6 +339,19 @@ def test_a_wrong_variable_is_named(
 # ---------------------------------------------------------------- passwords
 
 
+def test_the_home_of_nobody_is_named_with_its_place(home: Directories) -> None:
+    """A misspelt `~user` is no internal error, and no directory of that name."""
+    said = "begins with the home of a user whom this machine does not know"
+    for variable, place in (("CONFIG_DIR", ""), ("STATE_DIR", ""), ("LINK_CA", "links.default.ca")):
+        with pytest.raises(ConfigError, match=said) as caught:
+            load(environ={f"CHUNKQ_{variable}": "~nobody-at-all/x"})
+        assert place in caught.value.message
+    home.config.mkdir(parents=True, exist_ok=True)
+    home.config_file.write_text('[links.default]\n\nkey = "~nobody-at-all/x"\n')
+    with pytest.raises(ConfigError, match=f"config.toml:3: links.default.key: .*{said}"):
+        load(config_dir=home.config)
+
+
 def test_no_password_is_ever_shown(home: Directories) -> None:
     """Not by show, not by repr, not in the message about a URL that does not hold."""
     url = "amqp://alpha:s3cret@broker:5672/v"

@@ -12,6 +12,7 @@ from chunkq.cli.options import JsonOption, Options
 from chunkq.errors import NotFound, UsageError
 from chunkq.protocol.limits import DEFAULT_CHUNK_SIZE_BYTES
 from chunkq.settings import Directories, Grant, Registry, ShareConfig, make_share
+from chunkq.settings.places import expand_home
 from chunkq.settings.quantity import parse_size, show_size
 
 EXAMPLES: Final = """\b
@@ -117,7 +118,7 @@ def rm(
 
 def _check_path(given: Path, directories: Directories) -> Path:
     """The whole path of what may be offered. Raises `UsageError`, `NotFound`."""
-    path = given.expanduser().resolve()
+    path = expand_home(given).resolve()
     if not path.exists():
         raise NotFound(f"{path} does not exist", hint="give a directory, or one file")
     if not path.is_dir() and not path.is_file():

@@ -24,7 +24,7 @@ from chunkq.settings.model import (
     Settings,
 )
 from chunkq.settings.nearest import did_you_mean
-from chunkq.settings.places import Directories
+from chunkq.settings.places import Directories, expand_home
 from chunkq.settings.quantity import AUTO, show_duration, show_rate, show_size
 
 PREFIX: Final = "CHUNKQ_"
@@ -90,7 +90,7 @@ def load(
     for key, given in (flags or {}).items():
         _put(values, key, given)
         sources[key] = Source("flag")
-    _anchor_paths(values, directories.config)
+    _anchor_paths(values, directories, sources)
     try:
         settings = Settings.model_validate({**values, "directories": directories})
     except ValidationError as error:
@@ -147,8 +147,8 @@ def _find_directories(
         elif environ.get(variable):
             found[key], sources[key] = Path(environ[variable]), Source("environment", variable)
     directories = Directories(
-        config=found["config_dir"].expanduser().absolute(),
-        state=found["state_dir"].expanduser().absolute(),
+        config=expand_home(found["config_dir"]).absolute(),
+        state=expand_home(found["state_dir"]).absolute(),
     )
     return directories, sources
 
@@ -254,13 +254,20 @@ def _put(values: dict[str, Any], key: str, value: object) -> None:
     values[last] = value
 
 
-def _anchor_paths(values: Mapping[str, Any], config: Path) -> None:
+def _anchor_paths(
+    values: Mapping[str, Any], directories: Directories, sources: Mapping[str, Source]
+) -> None:
     """Certificates are given relative to the configuration, wherever the command is run."""
     links = values.get("links")
-    for link in links.values() if isinstance(links, Mapping) else ():
+    for name, link in links.items() if isinstance(links, Mapping) else ():
         for key in ("ca", "cert", "key"):
-            if isinstance(link, dict) and isinstance(link.get(key), str):
-                link[key] = config / Path(link[key]).expanduser()
+            if not isinstance(link, dict) or not isinstance(link.get(key), str):
+                continue
+            try:
+                link[key] = directories.config / expand_home(Path(link[key]))
+            except ConfigError as error:
+                full = f"links.{name}.{key}"
+                raise _wrong(full, error.message, sources, directories.config_file) from None
 
 
 def _translate(
@@ -270,6 +277,11 @@ def _translate(
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     key = ".".join(str(part) for part in first["loc"] if part != "[key]")
     reason = first["msg"].removeprefix("Value error, ")
+    return _wrong(key, reason, sources, config_file)
+
+
+def _wrong(key: str, reason: str, sources: Mapping[str, Source], config_file: Path) -> ConfigError:
+    """Says what is wrong with the value of `key`, and where it stands."""
     source = sources.get(key) or sources.get(key.rpartition(".")[0])  # one of a list has no line
     if source is None:
         below = [found for name, found in sources.items() if name.startswith(f"{key}.")]

@@ -7,6 +7,19 @@ from pathlib import Path
 
 import platformdirs
 
+from chunkq.errors import ConfigError
+
+
+def expand_home(path: Path) -> Path:
+    """`~` and `~user` in front become that home. Raises `ConfigError` if nobody is called so."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{str(path)!a} begins with the home of a user whom this machine does not know",
+            hint="write the whole path, or ./~... if it is a name",
+        ) from None
+
 
 @dataclass(frozen=True, slots=True)
 class Directories:

@@ -270,6 +270,7 @@ def test_share_add_of_one_file(site: Site, tmp_path: Path) -> None:
     ("args", "code", "message"),
     [
         (["docs2", "/nonexistent/x"], 4, "does not exist"),
+        (["docs2", "~nobody-at-all/x"], 2, "whom this machine does not know"),
         (["docs2", "/dev/null"], 2, "neither a directory nor a regular file"),
         (["Docs", "/usr"], 2, "cannot be the name of a share"),
         (["docs", "/usr"], 2, "already "),
