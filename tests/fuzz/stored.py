@@ -257,7 +257,7 @@ def _environment(data: bytes) -> object:
 def _environment_seeds() -> list[bytes]:
     values = {"LINK_URL": b"spool:///a", "REQUESTER_PATIENCE": b"5m", "ORIGIN_CONCURRENCY": b"3"}
     chosen = [bytes((_VARIABLES.index(name),)) + value for name, value in values.items()]
-    return [*chosen, b"\xffLINK_URL=spool:///a", b"\xffLINK_CA=~nobody-at-all/ca.pem"]
+    return [*chosen, b"\xffLINK_URL=spool:///a"]
 
 
 class _Clock:
