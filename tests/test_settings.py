@@ -347,9 +347,10 @@ def test_the_home_of_nobody_is_named_with_its_place(home: Directories) -> None:
             load(environ={f"CHUNKQ_{variable}": "~nobody-at-all/x"})
         assert place in caught.value.message
     home.config.mkdir(parents=True, exist_ok=True)
-    home.config_file.write_text('[links.default]\n\nkey = "~nobody-at-all/x"\n')
-    with pytest.raises(ConfigError, match=f"config.toml:3: links.default.key: .*{said}"):
-        load(config_dir=home.config)
+    for user in ("nobody-at-all", "nobody\\u0000"):
+        home.config_file.write_text(f'[links.default]\n\nkey = "~{user}/x"\n')
+        with pytest.raises(ConfigError, match=f"config.toml:3: links.default.key: .*{said}"):
+            load(config_dir=home.config)
 
 
 def test_no_password_is_ever_shown(home: Directories) -> None:

@@ -14,7 +14,7 @@ def expand_home(path: Path) -> Path:
     """`~` and `~user` in front become that home. Raises `ConfigError` if nobody is called so."""
     try:
         return path.expanduser()
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # a name with a NUL in it
         raise ConfigError(
             f"{str(path)!a} begins with the home of a user whom this machine does not know",
             hint="write the whole path, or ./~... if it is a name",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import tempfile
 from contextlib import closing
 from functools import cache
@@ -44,8 +46,15 @@ TRANSFER_ID = "0f" * 16
 SPOOL_NAME = str(names.PacketName(1, 2, 3, 4, 5, "0123456789abcdef"))
 JOB_ID = f"{1:013d}-{0:08x}"
 #: One directory for all runs of this process: files are small and rewritten each time.
-_PLACE = tempfile.TemporaryDirectory(prefix="chunkq-fuzz-")
-_ROOT = Path(_PLACE.name)
+_ROOT = Path(tempfile.mkdtemp(prefix="chunkq-fuzz-"))
+_MAKER = os.getpid()
+
+
+@atexit.register
+def _clean_up() -> None:
+    """Forks leave it to their parent: others are to find it."""
+    if os.getpid() == _MAKER:
+        shutil.rmtree(_ROOT, ignore_errors=True)
 
 
 @cache
