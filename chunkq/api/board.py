@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Final
@@ -193,13 +193,24 @@ class Board:
         staged = self.staging.transfers.get(key)
         if staged is None:
             return None
-        jobs = (self.jobs.jobs.get(each) for each in self._links.jobs(key, staged))
-        if any(seen is not None and seen.job.state is not JobState.DONE for seen in jobs):
+        if self._are_on(self._links.jobs(key, staged)):
             return None
         row = staged_row(key, staged, self._links.destination(key, staged), self._around)
         if row.state is not State.PAUSED:
             self._unsure.add(key)
         return row
+
+    def _has_its_job(self, row_id: str, said: Said) -> bool:
+        """It was given one after this was said, and the next report will call it by that."""
+        began_ms = said.process.report.started_ms
+        jobs = (self.jobs.jobs.get(each) for each in self._links.called(_transfer(row_id)))
+        here = said.process.here
+        return here and any(seen is not None and seen.job.created_ms >= began_ms for seen in jobs)
+
+    def _are_on(self, job_ids: Iterable[str]) -> bool:
+        """Whether one of the jobs is there, and not over."""
+        jobs = (self.jobs.jobs.get(each) for each in job_ids)
+        return any(seen is not None and seen.job.state is not JobState.DONE for seen in jobs)
 
     def _rows_said(self, rows: Mapping[str, TransferRow]) -> dict[str, TransferRow | None]:
         """Rows that rest on what processes say alone, and those that did and do no more."""
@@ -207,7 +218,11 @@ class Board:
         for row_id in rows:
             if row_id not in self._said and row_id in self._only_said:
                 found[row_id] = None
-        self._only_said = {each for each in self._said if each not in self.jobs.jobs}
+        self._only_said = {
+            each
+            for each, said in self._said.items()
+            if each not in self.jobs.jobs and not self._has_its_job(each, said)
+        }
         for row_id in self._only_said:
             said = self._said[row_id]
             known = rows.get(row_id) if row_id.startswith(STAGED) else None
@@ -237,6 +252,11 @@ class Board:
 def _row_id(transfer: str) -> str:
     """What a process calls a transfer that is no job's is what its staging is called."""
     return STAGED + transfer if TRANSFER_ID.fullmatch(transfer) else transfer
+
+
+def _transfer(row_id: str) -> str:
+    """Undoes `_row_id`."""
+    return row_id.removeprefix(STAGED)
 
 
 def frozen_out(

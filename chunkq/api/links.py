@@ -23,6 +23,9 @@ class Links:
         #: Trees have all their files in one staging directory.
         self._trees: dict[str, dict[str, Source]] = defaultdict(dict)
         self._places: dict[str, Key | str] = {}
+        #: What a job's transfer is called until it has the job, and the jobs by that.
+        self._called: dict[str, str] = {}
+        self._callers: dict[str, set[str]] = defaultdict(set)
 
     def add(self, job: Job) -> None:
         """Link a job; a second time does nothing, as neither source nor destination changes."""
@@ -33,17 +36,21 @@ class Links:
         except ChunkqError:
             return  # edited by hand; whoever takes it says what is wrong
         where = os.path.abspath(job.destination)
-        if source.tree:
-            self._trees[where][job.job_id] = source
-            self._places[job.job_id] = where
-            return
         directory, name = os.path.split(where)
         try:
             origin = bytes.fromhex(job.origin) or self._first_id(source.peer)
         except ValueError:
             origin = None
-        if origin is not None:
-            key = directory, transfer_id(origin, source.share, source.path, (name,))
+        parts = () if source.tree else (name,)
+        called = origin and transfer_id(origin, source.share, source.path, parts)
+        if called:
+            self._called[job.job_id] = called
+            self._callers[called].add(job.job_id)
+        if source.tree:
+            self._trees[where][job.job_id] = source
+            self._places[job.job_id] = where
+        elif called:
+            key = directory, called
             self._files[key].add(job.job_id)
             self._places[job.job_id] = key
 
@@ -58,6 +65,11 @@ class Links:
             self._files[place].discard(job_id)
             if not self._files[place]:
                 del self._files[place]
+        called = self._called.pop(job_id, None)
+        if called is not None:
+            self._callers[called].discard(job_id)
+            if not self._callers[called]:
+                del self._callers[called]
 
     def place(self, job_id: str) -> Key | str | None:
         """Where its staging is: that of a file, or the directory of a tree."""
@@ -71,6 +83,10 @@ class Links:
         for job_id, source in self._trees.get(key[0], {}).items():
             if staged is None or _within(staged, source):
                 yield job_id
+
+    def called(self, transfer: str) -> frozenset[str]:
+        """The jobs whose transfer was called so while it had none."""
+        return frozenset(self._callers.get(transfer, ()))
 
     def destination(self, key: Key, staged: TransferSummary) -> str:
         """The path of a file that is no job's, if it keeps its name; else its directory."""

@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 
 from chunkq.api.operations import Operations
+from chunkq.api.source import Source
 from chunkq.api.views import Filter, Query
+from chunkq.compose import ref_of
 from chunkq.errors import NotFound
 from chunkq.protocol.condition import Reason, State
+from chunkq.settings import Registry
+from chunkq.storage.reports import Reports
+from chunkq.storage.transferid import transfer_id
 from tests.api.operating import NOW_MS, Operated, a_report, a_transfer, age
 from tests.storage.samples import CHUNK
 from tests.support.quick import quick
@@ -294,6 +299,31 @@ def test_transfers_of_another_host_are_rows_too(site: Operated) -> None:
     site.operations.heard(a_report(at_ms=NOW_MS + 1))
     assert {"far"} == site.refresh()
     assert 0 == site.operations.transfers(Query()).total
+
+
+@pytest.mark.parametrize("path", ["a", "x/"])
+def test_a_transfer_is_one_row_while_its_job_is_made(site: Operated, path: str) -> None:
+    """What its process said a moment ago still calls it as its staging is called."""
+    source = f"bob:docs/{path}"
+    origin = ref_of(Registry(site.settings.directories).peer("bob")).first_id
+    parts = () if path.endswith("/") else ("a",)
+    called = transfer_id(origin, "docs", Source.parse(source).path, parts)
+    transfer = {**a_transfer(called, State.OPENING), "source": source}
+    reports = Reports(site.state, wall_s=lambda: NOW_MS / 1000)
+    reports.write(a_report(instance="here-1", started_ms=NOW_MS - 7, transfers=[transfer]))
+    site.refresh()
+    assert [f"staged-{called}"] == [row.id for row in site.operations.transfers(Query()).rows]
+
+    job = site.job(source, "a")
+    assert {job, f"staged-{called}"} == site.refresh()
+    assert [job] == [row.id for row in site.operations.transfers(Query()).rows]
+    site.store.cancel(job, "erin@host", drop=False)
+    site.refresh()
+    assert [job] == [row.id for row in site.operations.transfers(Query()).rows]
+
+    reports.write(a_report(instance="here-1", started_ms=NOW_MS + 7, transfers=[transfer]))
+    site.refresh()
+    assert {job, f"staged-{called}"} == {row.id for row in site.operations.transfers(Query()).rows}
 
 
 def test_a_second_look_has_nothing_new(site: Operated) -> None:
