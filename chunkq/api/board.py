@@ -214,15 +214,16 @@ class Board:
 
     def _rows_said(self, rows: Mapping[str, TransferRow]) -> dict[str, TransferRow | None]:
         """Rows that rest on what processes say alone, and those that did and do no more."""
-        found: dict[str, TransferRow | None] = {}
-        for row_id in rows:
-            if row_id not in self._said and row_id in self._only_said:
-                found[row_id] = None
-        self._only_said = {
+        only_said = {
             each
             for each, said in self._said.items()
             if each not in self.jobs.jobs and not self._has_its_job(each, said)
         }
+        gone = (self._only_said & rows.keys()) - only_said - self.jobs.jobs.keys()
+        # what is in staging is told of as nobody's
+        keys = {row_id: self.key(row_id) for row_id in gone}
+        found = {row_id: key and self._staged_row(key) for row_id, key in keys.items()}
+        self._only_said = only_said
         for row_id in self._only_said:
             said = self._said[row_id]
             known = rows.get(row_id) if row_id.startswith(STAGED) else None

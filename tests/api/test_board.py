@@ -301,6 +301,25 @@ def test_transfers_of_another_host_are_rows_too(site: Operated) -> None:
     assert 0 == site.operations.transfers(Query()).total
 
 
+def test_staging_of_a_process_that_has_gone_stays_a_row(site: Operated) -> None:
+    """Of an embedded program without a job: as it says, and interrupted when it has ended."""
+    staged = site.stage("bob:docs/a", "a", (0,))
+    row_id = f"staged-{staged.transfer_id}"
+    reports = Reports(site.state, wall_s=lambda: NOW_MS / 1000)
+    transfers = [a_transfer(staged.transfer_id)]
+    reports.write(a_report(instance="here-1", transfers=transfers))
+    site.refresh()
+    assert ("running", "here-1") == (site.told(row_id)[0], site.row(row_id).instance)
+
+    staged.close()
+    age(site.inbox)
+    reports.remove("here-1")
+    site.now_ms += LATER_MS
+    site.refresh()
+    assert ("paused", "interrupted", "") == site.told(row_id)
+    assert [row_id] == [row.id for row in site.operations.transfers(Query()).rows]
+
+
 @pytest.mark.parametrize("path", ["a", "x/"])
 def test_a_transfer_is_one_row_while_its_job_is_made(site: Operated, path: str) -> None:
     """What its process said a moment ago still calls it as its staging is called."""
