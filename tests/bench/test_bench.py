@@ -37,8 +37,8 @@ KEYS = {
 }
 SLICES = {name: ["--size", "16"] for name in KEYS} | {
     "smallfiles": ["--count", "200"],
-    "growth": ["--size", "16", "--count", "30"],
-    "slowlink": ["--size", "2"],
+    "growth": ["--size", "8", "--count", "12"],
+    "slowlink": ["--size", "1"],
     "fairness": ["--size", "8"],
     "workers": ["--size", "8", "--count", "2"],
 }

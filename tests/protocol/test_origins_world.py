@@ -19,7 +19,7 @@ from .world_run import World
 QUICK = (0.01, 0.02)
 #: Chunks a second.
 FAST, MIDDLE, SLOW = 1000.0, 300.0, 100.0
-SEEDS_PER_GROUP = 15
+SEEDS_PER_GROUP = 8
 GROUPS = 6
 
 

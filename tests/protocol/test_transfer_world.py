@@ -19,7 +19,7 @@ from .world_run import World
 
 SIZES = [0, 1, CHUNK, CHUNK + 1, 10 * CHUNK - 7, 600 * CHUNK, 1500 * CHUNK + 5]
 #: A round of a few seconds per group; thousands were run by hand.
-SEEDS_PER_GROUP = 20
+SEEDS_PER_GROUP = 10
 GROUPS = 10
 
 

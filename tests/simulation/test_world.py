@@ -17,7 +17,7 @@ from tests.simulation.world import Options, Outcome, run_seed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: A slice of the campaign that `make simulate` runs: both workers of a test run get parts of it.
-PARTS, SEEDS_PER_PART = 8, 40
+PARTS, SEEDS_PER_PART = 8, 25
 QUIET = Faults()
 
 DIGESTS = """
