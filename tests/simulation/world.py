@@ -24,6 +24,7 @@ from tests.simulation.bounds import Bounds, WatchedDisk
 from tests.simulation.broker import Broker, Packet
 from tests.simulation.chaos import Chaos
 from tests.simulation.clock import Stuck, VirtualClock
+from tests.simulation.curves import remembered_curves
 from tests.simulation.faults import Faults
 from tests.simulation.fetching import MAX_FLOOD, Desk, fetch, flood
 from tests.simulation.hosts import Host
@@ -417,10 +418,11 @@ def run_seed(seed: int, options: Options | None = None) -> Outcome:
     gc.disable()  # what a collection lets go of would be let go of at another moment each time
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        world = World(seed, options)
-        world.run()
-        outcome = _outcome(world, options)
-        del world
+        with remembered_curves():
+            world = World(seed, options)
+            world.run()
+            outcome = _outcome(world, options)
+            del world
     finally:
         gc.collect()
         sys.unraisablehook = hook
