@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from chunkq.errors import StorageError
-from chunkq.ports import Clock
+from chunkq.ports import Clock, LinkHealth
 from chunkq.protocol.condition import Reason, State
 from chunkq.protocol.report import MAX_TRANSFERS, Report
 from chunkq.protocol.transfer_events import Waiting
@@ -207,6 +207,36 @@ def test_thousands_under_way_are_looked_at_in_turn() -> None:
         reporter.look()
 
     assert {1, 2} == {each.looks for each in many}
+
+
+class Lost(MemoryTransport):
+    """One whose carrier is away."""
+
+    health = LinkHealth(ok=False, reason="broker_unreachable", detail="refused")
+
+
+def test_the_log_says_that_a_link_is_lost_and_that_it_is_back() -> None:
+    """Whoever reads only the log of a worker learns of it, once."""
+    logged: list[str] = []
+
+    async def write(_: Report) -> None:
+        """Nobody reads reports here."""
+
+    async def scenario() -> None:
+        clock = LoopClock()
+        carrier = MemoryCarrier(clock)
+        ends = Ends([LinkEnd("default", "memory", Lost(carrier, "alpha"))])
+        running = asyncio.ensure_future(
+            reporter_of(clock, ends).run(write, lambda event, **_: logged.append(event))
+        )
+        await asyncio.sleep(4 * IDLE_S)
+        assert ["link_lost"] == logged
+        ends.ends = [LinkEnd("default", "memory", MemoryTransport(carrier, "alpha"))]
+        await asyncio.sleep(4 * IDLE_S)
+        assert ["link_lost", "link_back"] == logged
+        running.cancel()
+
+    run_virtual(scenario())
 
 
 def test_traffic_of_a_link_that_was_opened_anew_still_counts() -> None:
