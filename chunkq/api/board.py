@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 from typing import Final
@@ -15,7 +15,7 @@ from chunkq.api.processes import Processes
 from chunkq.api.rows import STAGED, Staged, job_row, said_row, staged_row, with_said
 from chunkq.api.views import TransferRow
 from chunkq.protocol.condition import Reason, State
-from chunkq.storage.job import JobState
+from chunkq.storage.job import Job, JobState
 from chunkq.storage.jobfiles import JobFiles
 from chunkq.storage.jobindex import JobIndex
 from chunkq.storage.locks import locked_inodes
@@ -193,7 +193,8 @@ class Board:
         staged = self.staging.transfers.get(key)
         if staged is None:
             return None
-        if self._are_on(self._links.jobs(key, staged)):
+        jobs = self._known(self._links.jobs(key, staged))
+        if any(job.state is not JobState.DONE for job in jobs):
             return None
         row = staged_row(key, staged, self._links.destination(key, staged), self._around)
         if row.state is not State.PAUSED:
@@ -202,15 +203,14 @@ class Board:
 
     def _has_its_job(self, row_id: str, said: Said) -> bool:
         """It was given one after this was said, and the next report will call it by that."""
-        began_ms = said.process.report.started_ms
-        jobs = (self.jobs.jobs.get(each) for each in self._links.called(_transfer(row_id)))
-        here = said.process.here
-        return here and any(seen is not None and seen.job.created_ms >= began_ms for seen in jobs)
+        if not said.process.here:
+            return False
+        jobs = self._known(self._links.called(row_id.removeprefix(STAGED)))
+        return any(job.created_ms >= said.process.report.started_ms for job in jobs)
 
-    def _are_on(self, job_ids: Iterable[str]) -> bool:
-        """Whether one of the jobs is there, and not over."""
-        jobs = (self.jobs.jobs.get(each) for each in job_ids)
-        return any(seen is not None and seen.job.state is not JobState.DONE for seen in jobs)
+    def _known(self, job_ids: Iterable[str]) -> Iterator[Job]:
+        """Those of the jobs that are there."""
+        return (seen.job for each in job_ids if (seen := self.jobs.jobs.get(each)) is not None)
 
     def _rows_said(self, rows: Mapping[str, TransferRow]) -> dict[str, TransferRow | None]:
         """Rows that rest on what processes say alone, and those that did and do no more."""
@@ -253,11 +253,6 @@ class Board:
 def _row_id(transfer: str) -> str:
     """What a process calls a transfer that is no job's is what its staging is called."""
     return STAGED + transfer if TRANSFER_ID.fullmatch(transfer) else transfer
-
-
-def _transfer(row_id: str) -> str:
-    """Undoes `_row_id`."""
-    return row_id.removeprefix(STAGED)
 
 
 def frozen_out(

@@ -41,15 +41,16 @@ class Links:
             origin = bytes.fromhex(job.origin) or self._first_id(source.peer)
         except ValueError:
             origin = None
-        parts = () if source.tree else (name,)
-        called = origin and transfer_id(origin, source.share, source.path, parts)
-        if called:
+        called = None
+        if origin is not None:
+            parts = () if source.tree else (name,)
+            called = transfer_id(origin, source.share, source.path, parts)
             self._called[job.job_id] = called
             self._callers[called].add(job.job_id)
         if source.tree:
             self._trees[where][job.job_id] = source
             self._places[job.job_id] = where
-        elif called:
+        elif called is not None:
             key = directory, called
             self._files[key].add(job.job_id)
             self._places[job.job_id] = key
@@ -84,9 +85,9 @@ class Links:
             if staged is None or _within(staged, source):
                 yield job_id
 
-    def called(self, transfer: str) -> frozenset[str]:
+    def called(self, transfer: str) -> Iterator[str]:
         """The jobs whose transfer was called so while it had none."""
-        return frozenset(self._callers.get(transfer, ()))
+        return iter(self._callers.get(transfer, ()))
 
     def destination(self, key: Key, staged: TransferSummary) -> str:
         """The path of a file that is no job's, if it keeps its name; else its directory."""

@@ -20,7 +20,7 @@ from chunkq.transport.rabbitmq.topology import queue_name, remove_if_idle, set_u
 from chunkq.transport.rabbitmq.wire import Wire
 
 #: So often in succession the broker fails within over consuming, and its queue is made anew.
-#: Other consumers of the connection fail along, once or twice.
+#: Other consumers of the connection fail along with it; a queue that is in use is left alone.
 FAULTS_OF_A_DEAD_QUEUE: Final = 3
 
 
