@@ -7,8 +7,8 @@ adversary changed, or made with other keys, goes to libsodium.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from unittest.mock import patch
 
 from nacl import bindings
 
@@ -54,18 +54,13 @@ class Curves:
         return self._open(signed, public)
 
 
-@contextmanager
-def remembered_curves() -> Iterator[None]:
+def remembered_curves() -> AbstractContextManager[object]:
     """Until the end of the block; what was in place before is put back."""
-    names = ("scalarmult", "scalarmult_base", "sign", "sign_open")
-    before = {name: getattr(bindings, f"crypto_{name}") for name in names}
     curves = Curves()
-    for name, one in zip(
-        names, (curves.scalarmult, curves.base, curves.sign, curves.open), strict=True
-    ):
-        setattr(bindings, f"crypto_{name}", one)
-    try:
-        yield
-    finally:
-        for name, one in before.items():
-            setattr(bindings, f"crypto_{name}", one)
+    return patch.multiple(
+        bindings,
+        crypto_scalarmult=curves.scalarmult,
+        crypto_scalarmult_base=curves.base,
+        crypto_sign=curves.sign,
+        crypto_sign_open=curves.open,
+    )
