@@ -21,6 +21,7 @@ from chunkq.settings import Link, Registry, Settings
 from chunkq.settings.model import PACKET_OVERHEAD_BYTES
 from chunkq.settings.quantity import show_size
 from chunkq.storage.keys import load_ring
+from chunkq.storage.wallclock import wall_ms
 
 EXAMPLES: Final = """\b
 Examples:
@@ -71,7 +72,7 @@ def _examine(options: Options) -> Iterator[Finding]:
     directories = settings.directories
     yield from checks.check_directories(directories)
     yield from checks.check_config_file(settings)
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     try:
         ring = load_ring(directories.keys_file)
         yield from checks.check_identity(settings, ring.keys)

@@ -13,6 +13,7 @@ import typer
 from chunkq.cli import console
 from chunkq.cli.options import JsonOption, Options
 from chunkq.protocol.priority import PriorityWord
+from chunkq.storage.wallclock import wall_ms
 
 if TYPE_CHECKING:
     from chunkq.api.batch import Placed
@@ -112,7 +113,7 @@ def _leave_job(
             tuple(map(str, each.sources)),
             str(each.path.absolute()),
             options=wishes,
-            created_ms=time.time_ns() // 1_000_000,
+            created_ms=wall_ms(),
             by=actor(),
             origin=origin_of(registry.peer(each.source.peer)),
         )

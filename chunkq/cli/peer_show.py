@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import typer
@@ -16,6 +15,7 @@ from chunkq.settings import Peer, Registry, Settings
 from chunkq.settings.quantity import show_size
 from chunkq.settings.trust import QUOTA_KEYS, SIZE_KEYS, moment
 from chunkq.storage.usage import UsageStore
+from chunkq.storage.wallclock import wall_ms
 
 _TIME_FORM = "%Y-%m-%d %H:%M UTC"
 
@@ -97,7 +97,7 @@ def state_of(peer: Peer) -> str:
 def _counting(until_ms: int) -> str:
     if not until_ms:
         return "revoked"
-    word = "count" if time.time_ns() // 1_000_000 < until_ms else "counted"
+    word = "count" if wall_ms() < until_ms else "counted"
     return f"{word} until {_time(until_ms)}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -12,6 +11,7 @@ from chunkq.cli.confirm import confirm
 from chunkq.cli.options import JsonOption, Options
 from chunkq.cli.rotate import report_told, tell_peers
 from chunkq.protocol.succession import Reason
+from chunkq.storage.wallclock import wall_ms
 
 if TYPE_CHECKING:
     from chunkq.protocol.keyring import KeyRing
@@ -88,7 +88,7 @@ def _sign(
     from chunkq.storage.keys import change_ring
 
     name, path = settings.site_name, settings.directories.keys_file
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     if not retired:
         confirm(f"{name}'s keys end for good; every peer has to pin a new card", yes=yes)
         _, ring = change_ring(path, lambda ring: ring.revoke(name, reason, now_ms))
@@ -125,7 +125,7 @@ def _report(told: dict[str, bool], *, retired: bool, quiet: bool) -> None:
 def _distrust(options: Options, settings: Settings, alias: str) -> None:
     from chunkq.settings import Registry
 
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     registry = Registry(settings.directories)
     changed = registry.distrust_peer(alias, now_ms, "distrusted here, by `chunkq revoke --peer`")
     if options.json:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -13,6 +12,7 @@ from chunkq.cli import console
 from chunkq.cli.confirm import confirm
 from chunkq.cli.lines import read_line
 from chunkq.cli.options import JsonOption, Options
+from chunkq.storage.wallclock import wall_ms
 
 if TYPE_CHECKING:
     from chunkq.protocol.keyring import KeyRing
@@ -63,7 +63,7 @@ def rotate(
     settings = options.load(log__level=None if options.verbose else "error").settings
     path, name = settings.directories.keys_file, settings.site_name
     grace_ms = _grace_ms(grace)
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     if consent_to is not None:
         _consent(options, settings, consent_to, grace_ms, yes=yes)
         return
@@ -173,7 +173,7 @@ def _consent(options: Options, settings: Settings, card: str, grace_ms: int, *, 
         )
     mark = fingerprint(to)
     confirm(f"whoever has the keys of {mark} becomes {name} to every peer", yes=yes)
-    now_ms = time.time_ns() // 1_000_000
+    now_ms = wall_ms()
     _, ring = change_ring(
         settings.directories.keys_file, lambda ring: ring.consent_to(to, now_ms, grace_ms)
     )

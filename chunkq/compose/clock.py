@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from chunkq.storage.wallclock import wall_ms
+
 
 class SystemClock:
     """The clocks of this machine."""
@@ -12,4 +14,4 @@ class SystemClock:
         return time.monotonic()
 
     def wall_ms(self) -> int:
-        return time.time_ns() // 1_000_000
+        return wall_ms()
