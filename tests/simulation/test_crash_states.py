@@ -297,4 +297,4 @@ def test_a_planted_mistake_is_found(
     """Each loses what was promised in some state."""
     plant(monkeypatch)
     with pytest.raises(AssertionError, match=r"state \d+ of"):
-        check_every_state(record(Shape(chunk_count=2, commit_chunks=1)))
+        check_every_state(record(Shape(chunk_count=2, commit_chunks=1)), EVERY)

@@ -163,7 +163,7 @@ ANSWER_BUGS: Final = (
         name="version-not-compared",
         promise=Promise.NOTHING_STUCK_UNTOLD,
         why="an origin whose file has changed answers for the version before with the new bytes",
-        likely=Faults(change_every=1.0),
+        likely=Faults(change_every=0.5),
         changes=(Edit("chunkq.runtime.answers:_version", "if head.root != root:", "if not root:"),),
     ),
 )

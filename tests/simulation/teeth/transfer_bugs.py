@@ -56,7 +56,7 @@ BELIEF_BUGS: Final = (
         name="stale-source-mixed",
         promise=Promise.A_CRASH_COSTS_LITTLE,
         why="chunks of the version before count for the new one, uncompared",
-        likely=Faults(change_every=2.0, delay=10.0, slow_threads=1.0),
+        likely=Faults(change_every=1.0, slow_threads=1.0),
         changes=(
             Edit(
                 "chunkq.protocol.holding:Holding.begin",
@@ -133,7 +133,7 @@ ASKING_BUGS: Final = (
         name="patience-without-end",
         promise=Promise.COMPLETES,
         why="an origin that is gone for good is waited for for good",
-        likely=Faults(kill_every=3.0),
+        likely=Faults(kill_every=2.0, delay=5.0),
         changes=(
             Edit(
                 "chunkq.protocol.patience:Patience.exhausted",
@@ -146,7 +146,7 @@ ASKING_BUGS: Final = (
         name="clock-offset-never-doubted",
         promise=Promise.COMPLETES,
         why="after a clock was set right, or an origin has lied about it, requests are dropped",
-        likely=Faults(wall_wrong=1.0),
+        likely=Faults(wall_wrong=1.0, wall_jump_every=2.0),
         changes=(Edit("chunkq.runtime.skew:Skew.doubt", "self.offset_ms = 0", "pass"),),
     ),
     PlantedBug(
