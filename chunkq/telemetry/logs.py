@@ -3,6 +3,9 @@
 A record is an event name and fields. Only the fields listed here come through, only as plain
 values, and an event name is words, not a sentence: so no key, no content and (unless allowed) no
 path can end up in a log by accident.
+
+structlog is loaded with the first record, as it takes a fifth of a command's start: most commands
+never log.
 """
 
 from __future__ import annotations
@@ -10,11 +13,12 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
-from typing import Any, Final, Literal, TextIO
+from collections.abc import Callable, MutableMapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 
-import structlog
-from structlog.typing import FilteringBoundLogger, Processor
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger, Processor
 
 #: What may be logged. Identities are names and ids; sizes, counts and times are numbers.
 FIELDS: Final = frozenset(
@@ -53,6 +57,13 @@ _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _Record = MutableMapping[str, Any]
 
 
+class _Waiting:
+    """The configuration until structlog is loaded, and what is below its level."""
+
+    configure: Callable[[], None] | None = None
+    level: int = 0
+
+
 def configure(
     *,
     level: Literal["debug", "info", "warning", "error"] = "info",
@@ -66,6 +77,22 @@ def configure(
     """
     stream = stream or sys.stderr
     console = form == "console" or (form == "auto" and stream.isatty())
+    _Waiting.level = _LEVELS[level]
+    _Waiting.configure = partial(_configure, _LEVELS[level], console, paths, stream)
+    if "structlog" in sys.modules:
+        _configure_what_waits()
+    _take_over_libraries(_LEVELS[level])
+
+
+def _configure_what_waits() -> None:
+    if _Waiting.configure is not None:
+        _Waiting.configure()
+        _Waiting.configure, _Waiting.level = None, 0
+
+
+def _configure(level: int, console: bool, paths: bool, stream: TextIO) -> None:
+    import structlog
+
     last: Processor = (
         structlog.dev.ConsoleRenderer(colors=stream.isatty())
         if console
@@ -78,21 +105,25 @@ def configure(
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             last,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    _take_over_libraries(_LEVELS[level])
 
 
 def get_logger(**bound: object) -> FilteringBoundLogger:
     """A logger whose records all carry the given fields."""
+    import structlog
+
+    _configure_what_waits()
     logger: FilteringBoundLogger = structlog.get_logger(**bound)
     return logger
 
 
 def write(event: str, /, *, level: str = "info", **fields: object) -> None:
     """Write one record (`ports.Log`)."""
+    if _LEVELS[level] < _Waiting.level:
+        return
     get_logger().log(_LEVELS[level], event, **fields)
 
 

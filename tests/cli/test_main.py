@@ -16,6 +16,7 @@ from chunkq.cli.lazy import COMMANDS, LazyGroup
 from chunkq.cli.main import main
 from chunkq.errors import BrokerUnreachable
 from tests.cli.site import Site
+from tests.support.pair import Pair
 
 HEAVY = ("pydantic", "nacl", "pika", "structlog", "rich", "asyncio", "blake3", "cbor2", "tomllib")
 
@@ -29,12 +30,21 @@ def imported_by(*args: str) -> set[str]:
     ended = subprocess.run(
         [sys.executable, "-c", code, *args], capture_output=True, text=True, check=True
     )
-    return {name.partition(".")[0] for name in json.loads(ended.stderr)}
+    return {name.partition(".")[0] for name in json.loads(ended.stderr.splitlines()[-1])}
 
 
 def test_help_imports_nothing_heavy() -> None:
     """`chunkq --help` costs typer and nothing else."""
     assert set() == imported_by("--help") & set(HEAVY)
+
+
+@pytest.mark.parametrize("command", ["status", "get --patience 0.1s bob:docs/x"])
+def test_a_command_that_logs_nothing_loads_no_logging(pair: Pair, command: str) -> None:
+    """structlog and rich would be two fifths of its start."""
+    loaded = imported_by(*pair.alice.arguments, *command.split())
+
+    assert "pydantic" in loaded
+    assert set() == loaded & {"structlog", "rich"}
 
 
 def test_help_lists_every_command_with_its_line(site: Site) -> None:

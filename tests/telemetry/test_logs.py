@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -147,3 +149,35 @@ def test_what_libraries_say_is_kept_for_debugging(
 
     assert [record["event"] for record in logged(stream)] == ["library.message"] * count
     assert capfd.readouterr().err == ""
+
+
+def test_structlog_is_loaded_with_the_first_record() -> None:
+    """A command that logs nothing does not wait for it; what is below the level is nothing."""
+    code = """
+import sys
+from chunkq.telemetry.logs import configure, write
+configure(level="warning", stream=sys.stdout)
+write("link.back")
+print("structlog" in sys.modules)
+write("link.lost", level="warning", link="default")
+write("link.back")
+print("structlog" in sys.modules)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    before, record, after = ended.stdout.splitlines()
+    assert ("False", "True") == (before, after)
+    assert {"event": "link.lost", "link": "default", "level": "warning"}.items() <= json.loads(
+        record
+    ).items()
+
+
+def test_a_program_that_has_structlog_is_configured_at_once() -> None:
+    """What it asks of structlog itself afterwards counts."""
+    configure(stream=io.StringIO())
+    theirs = io.StringIO()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(theirs))
+
+    write("link.lost")
+
+    assert "link.lost" in theirs.getvalue()
