@@ -85,8 +85,10 @@ def configure(
 
 
 def _configure_what_waits() -> None:
-    if _Waiting.configure is not None:
-        _Waiting.configure()
+    """From any thread; twice does no harm."""
+    waiting = _Waiting.configure
+    if waiting is not None:
+        waiting()
         _Waiting.configure, _Waiting.level = None, 0
 
 
