@@ -4,7 +4,7 @@ A record is an event name and fields. Only the fields listed here come through, 
 values, and an event name is words, not a sentence: so no key, no content and (unless allowed) no
 path can end up in a log by accident.
 
-structlog is loaded with the first record, as it takes a fifth of a command's start: most commands
+structlog is loaded with the first record, as it takes a sixth of a command's start: most commands
 never log.
 """
 

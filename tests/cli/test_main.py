@@ -40,7 +40,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("command", ["status", "get --patience 0.1s bob:docs/x"])
 def test_a_command_that_logs_nothing_loads_no_logging(pair: Pair, command: str) -> None:
-    """structlog and rich would be two fifths of its start."""
+    """structlog and rich would be a sixth of its start."""
     loaded = imported_by(*pair.alice.arguments, *command.split())
 
     assert "pydantic" in loaded
