@@ -27,8 +27,9 @@ class Direction:
 
     `delay_s`: how long each byte is under way. `rate_bytes_s`: how many pass in a second, all
     connections together; None: no limit. `cut_after_bytes`: the connection whose count passes it
-    is closed there, in mid-frame; with a TCP reset if `cut_resets`. `seen`: everything that passed,
-    a byte string for each connection, if `recording`.
+    is closed there, in mid-frame; with a TCP reset if `cut_resets`. `spoil_next`: of what
+    passes next all bits are set, once. `seen`: everything that came in, a byte string for each
+    connection, if `recording`.
     """
 
     def __init__(self) -> None:
@@ -36,6 +37,7 @@ class Direction:
         self.rate_bytes_s: float | None = None
         self.cut_after_bytes: int | None = None
         self.cut_resets = False
+        self.spoil_next = False
         self.recording = False
         self.seen: list[bytearray] = []
         #: When the line is free again, if it has a rate.
@@ -105,6 +107,8 @@ class Direction:
                 cut()
                 return
             count += len(data)
+            if self.spoil_next and data:
+                data, self.spoil_next = b"\xff" * len(data), False
             await self._through_the_line(due, len(data))
             try:
                 if not data:

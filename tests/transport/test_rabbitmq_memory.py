@@ -38,6 +38,25 @@ async def test_lost_connections_leave_no_buffers(broker: Broker, vhost: str, sit
         assert [] == waste.buffers
 
 
+async def test_connections_ended_by_nonsense_leave_no_buffers(
+    broker: Broker, vhost: str, sites: Sites
+) -> None:
+    """The error that says so comes from where frames are read, and would hold what was read."""
+    bob = await sites.open("bob")
+    consumer = await bob.consume(REPLIES, prefetch=100)
+    async with Proxy(broker.ports.amqp) as proxy:
+        alice = await sites.open("alice", url=broker.url(vhost=vhost, port=proxy.port))
+        with uncollected() as waste:
+            for _ in range(LOSSES):
+                await alice.publish(REPLIES, secrets.token_bytes(64 * KIB))
+                proxy.down.spoil_next = True
+                with pytest.raises(OutcomeUnknown):
+                    await alice.publish(REPLIES, secrets.token_bytes(64 * KIB))
+                for delivery in await take(consumer, 2):
+                    consumer.acknowledge(delivery)
+        assert [] == waste.buffers
+
+
 async def _lose(site: RabbitMQTransport, proxy: Proxy) -> None:
     """Reset both connections with packets under way, and wait until it is back."""
     proxy.up.blackhole()

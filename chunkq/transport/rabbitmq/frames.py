@@ -78,6 +78,7 @@ class FrameReader:
         self.frame_max = UNTUNED_FRAME_MAX
         self._buffer = bytearray(BUFFER_BYTES)
         self._view = memoryview(self._buffer)
+        self._room = self._view
         self._start = 0
         self._end = 0
         self._stopped = False
@@ -87,7 +88,8 @@ class FrameReader:
         """Where to write next; never empty, and always enough to complete a frame."""
         if BUFFER_BYTES - self._end < self.frame_max or self._start == self._end:
             self._recycle()
-        return self._view[self._end :]
+        self._room = self._view[self._end :]
+        return self._room
 
     def feed(self, count: int) -> None:
         """`count` bytes were written into `room()`: hand on what is complete."""
@@ -121,11 +123,13 @@ class FrameReader:
         """Let go of the buffer: nothing will be received any more.
 
         pika's connection and what listens to it refer to each other, so that a dead one lies about
-        until the garbage collector comes by, which is seldom: it counts objects, not bytes.
+        until the garbage collector comes by, which is seldom: it counts objects, not bytes. The
+        error that ended it has a traceback, and so whoever was reading into `room()` then.
         """
         self.stop()
+        self._room.release()
         self._buffer = bytearray()
-        self._view = memoryview(self._buffer)
+        self._view = self._room = memoryview(self._buffer)
         self._start = self._end = 0
 
     def _recycle(self) -> None:

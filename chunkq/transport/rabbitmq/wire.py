@@ -160,7 +160,7 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
             self._reader.feed(nbytes)
         except Exception as error:
             # Whatever a callback raises ends the connection, and through its end every future
-            # that waits on it; asyncio would only log it.
+            # that waits on it; asyncio would only log it. Where it was raised has the buffer.
             traceback.clear_frames(error.__traceback__)
             self._terminate_stream(error)
         if not self._reading and self._sip is None:
@@ -178,9 +178,6 @@ class Wire(Connection, asyncio.BufferedProtocol):  # type: ignore[misc]
             what = "the broker closed the connection" if exc is None else repr(exc)
             self._lost = exceptions.StreamLostError(what)
             self._lost.__cause__ = exc
-            if exc is not None:
-                # asyncio's frame still has the buffer that was to be read into.
-                traceback.clear_frames(exc.__traceback__)
         self._on_stream_terminated(self._lost)
 
     def pause_writing(self) -> None:
