@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
@@ -79,7 +78,7 @@ def _examine(options: Options) -> Iterator[Finding]:
         yield from check_own_keys(ring, now_ms)
     except ChunkqError as error:
         yield failed("keys", error)
-    yield from checks.check_clock(time.time(), directories.config_file)
+    yield from checks.check_clock(now_ms / 1000, directories.config_file)
     yield from checks.check_space(directories.state)
     yield from checks.check_trust(settings)
     yield from check_peer_keys(Registry(directories), now_ms)
