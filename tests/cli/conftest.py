@@ -12,9 +12,9 @@ from tests.support.pair import Pair
 
 
 @pytest.fixture
-def site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Site:
+def site(tmp_path: Path) -> Site:
     """A site of which nothing exists yet."""
-    return Site(tmp_path / "site", capsys)
+    return Site(tmp_path / "site")
 
 
 @pytest.fixture

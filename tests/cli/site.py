@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from chunkq.cli.main import main
 from chunkq.protocol.identity import SiteKeys, encode_card
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def objects(self) -> list[dict[str, Any]]:
-        """The lines of stdout as JSON objects."""
-        return [json.loads(line) for line in self.out.splitlines()]
+from tests.support.quick import Done, run_inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +17,6 @@ class Site:
     """`run` calls the program's `main` in this process, `spawn` starts it as one of its own."""
 
     root: Path
-    capture: pytest.CaptureFixture[str]
 
     @property
     def config(self) -> Path:
@@ -49,13 +30,10 @@ class Site:
     def config_file(self) -> Path:
         return self.config / "config.toml"
 
-    def run(self, *args: str) -> Result:
-        self.capture.readouterr()
-        code = main([*self._directories, *args])
-        said = self.capture.readouterr()
-        return Result(code, said.out, said.err)
+    def run(self, *args: str) -> Done:
+        return run_inside(*self._directories, *args)
 
-    def spawn(self, *args: str, stdin: str = "", **environ: str) -> Result:
+    def spawn(self, *args: str, stdin: str = "", **environ: str) -> Done:
         ended = subprocess.run(
             [sys.executable, "-m", "chunkq.cli.main", *self._directories, *args],
             input=stdin,
@@ -65,7 +43,7 @@ class Site:
             env={**os.environ, **environ},
             check=False,
         )
-        return Result(ended.returncode, ended.stdout, ended.stderr)
+        return Done(ended.returncode, ended.stdout, ended.stderr)
 
     @property
     def _directories(self) -> list[str]:

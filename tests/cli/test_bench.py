@@ -9,7 +9,8 @@ import pytest
 from chunkq.protocol import cbor
 from chunkq.protocol.limits import KIB, MAX_BYTES_PER_REQUEST, MIB
 from chunkq.protocol.messages import Probe
-from tests.support.pair import Done, Pair
+from tests.support.pair import Pair
+from tests.support.quick import Done
 
 
 def bench(pair: Pair, *args: str, **environ: str) -> Done:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from chunkq.cli.checks import check_clock
-from tests.cli.site import Result, Site, make_card
+from tests.cli.site import Site, make_card
+from tests.support.quick import Done
 
 
-def findings(result: Result) -> dict[str, tuple[str, str, str]]:
+def findings(result: Done) -> dict[str, tuple[str, str, str]]:
     """subject → status, text, mend"""
     return {
         each["subject"]: (each["status"], each["text"], each["mend"]) for each in result.objects

@@ -136,11 +136,11 @@ def test_keys_with_wide_permissions_are_not_used(alpha: Site, command: str) -> N
     assert "chmod" in result.err
 
 
-def test_two_sites_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_sites_beside_each_other(tmp_path: Path) -> None:
     """--config-dir and --state-dir are all that tells them apart."""
     cards = []
     for name in ("alpha", "beta"):
-        site = Site(tmp_path / name, capsys)
+        site = Site(tmp_path / name)
         site.run("init", "--name", name)
         cards.append(decode_card(site.run("id").out))
 

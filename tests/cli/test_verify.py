@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import signal
 import threading
@@ -13,33 +11,24 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from chunkq.cli.main import main
 from chunkq.runtime.verifying import Verifying
 from chunkq.storage import descriptors
 from tests.api.verifying import CHUNK, rot
-from tests.support.pair import DEADLINE_S, OFTEN, Done, Pair, contents, part_way
-
-
-def inside(pair: Pair, *args: str) -> Done:
-    """One of alice's commands, in this process."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = main([*pair.alice.arguments, *args])
-    return Done(code, out.getvalue(), err.getvalue())
+from tests.support.pair import DEADLINE_S, OFTEN, Pair, contents, part_way
 
 
 @pytest.fixture
 def got(served: Pair, tmp_path: Path) -> Path:
     """A file that was fetched."""
     served.offer("checked", b"as it was")
-    assert inside(served, "get", "bob:docs/checked", str(tmp_path)).code == 0
+    assert served.alice.run("get", "bob:docs/checked", str(tmp_path)).code == 0
     return tmp_path / "checked"
 
 
 def test_a_file_as_received(served: Pair, got: Path) -> None:
     """Exit code 0, the digest and where it came from; as JSON too."""
-    done = inside(served, "verify", str(got))
-    fields, result = inside(served, "verify", "--json", str(got)).objects
+    done = served.alice.run("verify", str(got))
+    fields, result = served.alice.run("verify", "--json", str(got)).objects
 
     digest = blake3(b"as it was").hexdigest()
     assert (0, f"{got}: ok, blake3:{digest}, from bob:docs/checked\n", "") == (
@@ -63,17 +52,17 @@ def test_an_altered_file(served: Pair, got: Path) -> None:
     """Exit code 6 and the command that makes it what it was; which does, and only then."""
     got.write_bytes(b"as it is now")
 
-    done = inside(served, "verify", str(got))
-    left = inside(served, "verify", "--repair", str(got))
+    done = served.alice.run("verify", str(got))
+    left = served.alice.run("verify", "--repair", str(got))
     kept = got.read_bytes()
-    again = inside(served, "verify", "--repair", "--overwrite", str(got))
+    again = served.alice.run("verify", "--repair", "--overwrite", str(got))
 
     assert (6, 6, b"as it is now") == (done.code, left.code, kept)
     assert "changed: it was changed after it was received: 12 bytes, were 9" in done.out
     assert f"chunkq verify --repair --overwrite {got}" in left.err
     assert (0, b"as it was") == (again.code, got.read_bytes())
     assert f"{got}: repaired, from bob:docs/checked" in again.out
-    assert inside(served, "verify", str(got)).code == 0
+    assert served.alice.run("verify", str(got)).code == 0
 
 
 def test_a_rotten_file(served: Pair, tmp_path: Path) -> None:
@@ -81,12 +70,12 @@ def test_a_rotten_file(served: Pair, tmp_path: Path) -> None:
     content = os.urandom(3 * CHUNK)
     served.offer("rotten", content)
     path = tmp_path / "rotten"
-    assert inside(served, "get", "bob:docs/rotten", str(path)).code == 0
+    assert served.alice.run("get", "bob:docs/rotten", str(path)).code == 0
     rot(path, CHUNK)
 
-    done = inside(served, "verify", str(path))
-    fields, _, error = inside(served, "verify", "--json", str(path)).objects
-    mended = inside(served, "verify", "--repair", str(path))
+    done = served.alice.run("verify", str(path))
+    fields, _, error = served.alice.run("verify", "--json", str(path)).objects
+    mended = served.alice.run("verify", "--repair", str(path))
 
     assert (6, 0) == (done.code, mended.code)
     assert "damaged: it is damaged: nobody wrote to it" in done.out
@@ -104,13 +93,13 @@ def test_a_tree(served: Pair, tmp_path: Path) -> None:
         served.offer(f"whole/{name}", name.encode())
     served.offer("whole/four", b"4")
     tree = tmp_path / "tree"
-    assert inside(served, "get", "bob:docs/whole/", str(tree)).code in {0, 3}
+    assert served.alice.run("get", "bob:docs/whole/", str(tree)).code in {0, 3}
     (tree / "a" / "one").unlink()
     (tree / "\x1b[31mmine").write_bytes(b"")
 
-    missing = inside(served, "verify", str(tree))
-    named = inside(served, "--verbose", "verify", str(tree))
-    mended = inside(served, "verify", "--repair", str(tree))
+    missing = served.alice.run("verify", str(tree))
+    named = served.alice.run("--verbose", "verify", str(tree))
+    mended = served.alice.run("verify", "--repair", str(tree))
 
     assert (4, 4, 0) == (missing.code, named.code, mended.code)
     assert f"{tree}/a/one: missing: it is not there" in missing.out
@@ -124,9 +113,9 @@ def test_forgotten(served: Pair, got: Path) -> None:
     """What is forgotten is neither missed nor known."""
     got.unlink()
 
-    assert inside(served, "verify", str(got)).code == 4
-    assert "1 file forgotten\n" == inside(served, "verify", "--forget", str(got)).out
-    again = inside(served, "verify", "--forget", str(got))
+    assert served.alice.run("verify", str(got)).code == 4
+    assert "1 file forgotten\n" == served.alice.run("verify", "--forget", str(got)).out
+    again = served.alice.run("verify", "--forget", str(got))
     assert (4, "not known" in again.err) == (again.code, True)
 
 
@@ -137,7 +126,7 @@ def test_options_that_exclude_each_other(served: Pair, got: Path) -> None:
         ["--overwrite"],
         ["--repair", "--blake3", "0" * 64],
     ):
-        assert inside(served, "verify", *options, str(got)).code == 2
+        assert served.alice.run("verify", *options, str(got)).code == 2
 
 
 def test_stopped_and_run_again(
@@ -147,7 +136,7 @@ def test_stopped_and_run_again(
     for name in "abc":
         served.offer(f"three/{name}", name.encode())
     tree = tmp_path / "tree"
-    assert inside(served, "get", "bob:docs/three/", str(tree)).code == 0
+    assert served.alice.run("get", "bob:docs/three/", str(tree)).code == 0
     asked, reads = threading.Event(), count(1)
     stop, read = Verifying.stop, descriptors.read_into
 
@@ -164,8 +153,8 @@ def test_stopped_and_run_again(
     with monkeypatch.context() as patch:
         patch.setattr(Verifying, "stop", on_stop)
         patch.setattr(descriptors, "read_into", interrupted)
-        stopped = inside(served, "verify", str(tree))
-    again = inside(served, "verify", str(tree))
+        stopped = served.alice.run("verify", str(tree))
+    again = served.alice.run("verify", str(tree))
 
     assert 130 == stopped.code
     assert "run the same command to go on" in stopped.err
@@ -179,7 +168,7 @@ def test_a_repair_is_killed(pair: Pair) -> None:
     pair.offer("big", content)
     worker = pair.serve()
     path = pair.inbox / "big"
-    assert inside(pair, "get", "bob:docs/big", str(path)).code == 0
+    assert pair.alice.run("get", "bob:docs/big", str(path)).code == 0
     rot(path, *range(0, len(content), CHUNK))
     damaged = path.read_bytes()
 
@@ -190,7 +179,7 @@ def test_a_repair_is_killed(pair: Pair) -> None:
     worker.send(signal.SIGCONT)
     (result,) = [
         fields
-        for fields in inside(pair, "verify", "--json", "--repair", str(path)).objects
+        for fields in pair.alice.run("verify", "--json", "--repair", str(path)).objects
         if fields["type"] == "result"
     ]
 
@@ -202,9 +191,9 @@ def test_a_repair_is_killed(pair: Pair) -> None:
 def test_a_file_of_a_tree(served: Pair, tmp_path: Path) -> None:
     """Each file of a tree is known by itself."""
     served.offer("verified/a/b", b"b")
-    assert inside(served, "get", "bob:docs/verified/", str(tmp_path)).code == 0
+    assert served.alice.run("get", "bob:docs/verified/", str(tmp_path)).code == 0
 
-    assert "bob:docs/verified/a/b" in inside(served, "verify", str(tmp_path / "a" / "b")).out
+    assert "bob:docs/verified/a/b" in served.alice.run("verify", str(tmp_path / "a" / "b")).out
 
 
 def test_unknown_and_missing_files(served: Pair, got: Path, tmp_path: Path) -> None:
@@ -213,8 +202,8 @@ def test_unknown_and_missing_files(served: Pair, got: Path, tmp_path: Path) -> N
     stranger.write_bytes(b"")
     got.unlink()
 
-    unknown = inside(served, "verify", str(stranger))
-    gone = inside(served, "verify", str(got))
+    unknown = served.alice.run("verify", str(stranger))
+    gone = served.alice.run("verify", str(got))
 
     assert (4, 4) == (unknown.code, gone.code)
     assert "--blake3" in unknown.err
@@ -228,7 +217,7 @@ def test_against_a_digest(served: Pair, tmp_path: Path) -> None:
     digest = blake3(b"any").hexdigest()
 
     codes = [
-        inside(served, "verify", "--blake3", given, str(path)).code
+        served.alice.run("verify", "--blake3", given, str(path)).code
         for given in (digest, digest.upper(), "0" * 64, "xyz")
     ]
 

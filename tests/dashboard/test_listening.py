@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 import socket
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
-from chunkq.cli.main import main
 from chunkq.dashboard.listening import Listening
-from tests.support.quick import quick
+from tests.support.quick import quick, run_inside
 
 
 @pytest.fixture
@@ -26,11 +23,9 @@ def directories(tmp_path: Path) -> list[str]:
 
 def told(directories: list[str], *arguments: str) -> str:
     """What `chunkq dashboard` says on stderr when it will not start."""
-    err = io.StringIO()
-    with contextlib.redirect_stderr(err), contextlib.redirect_stdout(io.StringIO()):
-        code = main([*directories, "dashboard", *arguments])
-    assert 2 == code
-    return err.getvalue()
+    done = run_inside(*directories, "dashboard", *arguments)
+    assert 2 == done.code
+    return done.err
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:8137", "[::]:8137", "192.0.2.1:8137"])

@@ -20,9 +20,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from chunkq.errors import BrokerRefused, ExitCode
-from tests.cli.site import Result, Site
+from tests.cli.site import Site
 from tests.support.broker import Broker, Ports
 from tests.support.pair import Pair
+from tests.support.quick import Done
 from tests.support.rabbitmq import Sites
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.xdist_group("tls")]
@@ -87,15 +88,15 @@ def give(config: Path, certificate: Path, link: str = LINK_TLS) -> None:
 
 
 @pytest.fixture
-def alice(tmp_path: Path, capsys: pytest.CaptureFixture[str], secured: Secured) -> Site:
+def alice(tmp_path: Path, secured: Secured) -> Site:
     """A site with a certificate that holds."""
-    site = Site(tmp_path / "alice", capsys)
+    site = Site(tmp_path / "alice")
     assert 0 == site.run("init", "--name", "alice", "--link", secured.url).code
     give(site.config, secured.of("alice"))
     return site
 
 
-def look(site: Site) -> Result:
+def look(site: Site) -> Done:
     """`ls` of what the site itself offers: nobody serves, so who gets so far is let in."""
     card = site.run("id").out.strip()
     site.run("peer", "add", card, "--as", "self")

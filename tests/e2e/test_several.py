@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from chunkq.storage.transfers import list_transfers
-from tests.support.pair import OFTEN, Actor, Done, Running, until
+from tests.support.pair import OFTEN, Actor, Running, until
+from tests.support.quick import Done
 
 MIB = 1 << 20
 

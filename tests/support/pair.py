@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -13,28 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from chunkq.storage.transfers import TransferSummary, list_transfers
-from tests.support.quick import quick, said
+from tests.support.quick import Done, quick, run_inside
 
 #: Longest wait for anything that must happen; the machine may be busy.
 DEADLINE_S = 45.0
 POLL_S = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def objects(self) -> list[dict[str, Any]]:
-        """The lines of stdout as JSON objects."""
-        return [json.loads(line) for line in self.out.splitlines()]
 
 
 class Running:
@@ -135,9 +119,9 @@ class Actor:
         """Run a command to its end: in this process, unless it has an environment of its own."""
         if environ:
             return self.start(*args, **environ).wait()
-        code, out, err = said(*self.arguments, *args)
-        assert "Traceback" not in err
-        return Done(code, out, err)
+        done = run_inside(*self.arguments, *args)
+        assert "Traceback" not in done.err
+        return done
 
     def end(self) -> None:
         for running in self.running:

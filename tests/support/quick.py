@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+from dataclasses import dataclass
+from typing import Any
 
 from chunkq.cli.main import main
 
 
-def said(*arguments: str) -> tuple[int, str, str]:
-    """Run a command in this process. Returns its exit code, stdout and stderr."""
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        """The lines of stdout as JSON objects."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+def run_inside(*arguments: str) -> Done:
+    """Run a command in this process, to its end."""
     out, err = _stream(), _stream()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(arguments)
-    return code, _text(out), _text(err)
+    return Done(code, _text(out), _text(err))
 
 
 def quick(*arguments: str) -> str:
     """Run a command in this process; it must succeed. Returns its stdout."""
-    code, out, err = said(*arguments)
-    assert code == 0, err
-    return out.strip()
+    done = run_inside(*arguments)
+    assert done.code == 0, done.err
+    return done.out.strip()
 
 
 def _stream() -> io.TextIOWrapper:
